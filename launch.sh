@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# Sets up the environment once, then runs one command of segjax. `./launch.sh --help` says what there is.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+venv=${SEGJAX_VENV:-$root/.venv}
+example=$root/experiments/digit_scenes/unet.py
+
+usage() {
+  cat <<'TEXT'
+usage: ./launch.sh [--processes N] [--distributed] COMMAND [ARGUMENT ...]
+
+Makes .venv from the pinned requirements when it is not there yet (about a minute), then runs
+
+  train      train, evaluate and save     --config FILE --workdir DIR [--config.FIELD=VALUE ...]
+             (alone: a small U-Net on the embedded data set, in runs/digit_scenes_unet)
+  evaluate   scores of a trained model    --workdir DIR, or --config FILE --config.init.path=WEIGHTS
+  predict    label maps of your images    --workdir DIR --input FILE|DIR|GLOB --output DIR
+  inspect    class table and pictures of a data set        --config FILE
+  test       the linter and the tests; with arguments, pytest with these
+  setup      only make the environment
+
+`./launch.sh COMMAND --help` lists a command's flags. A file that does not lie under the current folder is
+looked for beside this script, so that `--config experiments/camvid/unet.py` works from anywhere.
+
+  --processes N    start N processes on this machine that train together (jax.distributed on loopback)
+  --distributed    join the processes of a cluster where this is not seen by itself (SLURM, Open MPI,
+                   Kubernetes and Cloud TPU are)
+
+environment: SEGJAX_ACCELERATOR=cpu|cuda12|cuda13|tpu   instead of what is found
+             SEGJAX_VENV=DIR                            instead of .venv beside this script
+             SEGJAX_DATA=DIR                            folder with camvid/, isbi2012/, davis8/
+TEXT
+}
+
+fail() { echo "launch.sh: $*" >&2; exit 1; }
+
+accelerator() {
+  if [ -n "${SEGJAX_ACCELERATOR:-}" ]; then
+    case $SEGJAX_ACCELERATOR in
+      cpu | cuda12 | cuda13 | tpu) echo "$SEGJAX_ACCELERATOR" ;;
+      *) fail "SEGJAX_ACCELERATOR must be cpu, cuda12, cuda13 or tpu; received '$SEGJAX_ACCELERATOR'" ;;
+    esac
+  elif driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) && [ -n "$driver" ]; then
+    if [ "${driver%%.*}" -ge 580 ] 2>/dev/null; then echo cuda13; else echo cuda12; fi
+  elif [ -e /dev/accel0 ] || [ -n "${TPU_WORKER_HOSTNAMES:-}" ]; then
+    echo tpu
+  else
+    echo cpu
+  fi
+}
+
+find_python() {
+  local candidate
+  for candidate in python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+# setup REQUIREMENTS: make the environment, or bring it up to date, unless its stamp says that it is.
+setup() {
+  local requirements=$1 kind stamp wanted log
+  kind=$(accelerator)
+  stamp=$venv/.segjax-$(basename "$(dirname "$requirements")")
+  wanted="$kind $(cat "$root/requirements.txt" "$requirements" | cksum)"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+
+  if command -v flock >/dev/null; then # two starts at once: the second waits and finds it done
+    exec 9>"$venv.lock"
+    flock 9
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exec 9>&-; return; fi
+  fi
+  log=$(mktemp)
+  echo "Setting up $venv for $kind (once, about a minute) ..." >&2
+  local constraint=()
+  if [ "$kind" != cpu ]; then constraint=("jax[$kind]==$(sed -n 's/^jax==//p' "$root/requirements.txt")"); fi
+  if command -v uv >/dev/null; then
+    { [ -x "$venv/bin/python" ] || uv venv --quiet --python '>=3.11' "$venv"; } >"$log" 2>&1 &&
+      uv pip install --quiet --python "$venv/bin/python" -r "$requirements" "${constraint[@]}" >>"$log" 2>&1
+  else
+    local python
+    python=$(find_python) || fail "Python 3.11 or newer must be installed; none was found as python3"
+    { [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"; } >"$log" 2>&1 ||
+      fail "no virtual environment could be made in $venv: $(tail -n 1 "$log") (Debian needs python3-venv)"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 20 \
+      -r "$requirements" "${constraint[@]}" >>"$log" 2>&1
+  fi || fail "the packages could not be installed; is a package index reachable? $(grep -iE 'error' "$log" | tail -n 1) (log: $log)"
+  echo "$wanted" >"$stamp"
+  rm -f "$log"
+  exec 9>&- || true
+}
+
+# Replace the value of --config by the file beside this script where it is not under the current folder.
+arguments=()
+place_config() {
+  local previous="" argument file variant
+  for argument in "$@"; do
+    if [ "$previous" = --config ]; then
+      file=${argument%%:*} variant=${argument#"${argument%%:*}"}
+      if [ ! -e "$file" ] && [ -e "$root/$file" ]; then argument=$root/$file$variant; fi
+    elif [[ $argument == --config=* ]]; then
+      file=${argument#--config=} variant=${file#"${file%%:*}"} file=${file%%:*}
+      if [ ! -e "$file" ] && [ -e "$root/$file" ]; then argument=--config=$root/$file$variant; fi
+    fi
+    arguments+=("$argument")
+    previous=$argument
+  done
+}
+
+has() { # has --flag ARGUMENTS...: is it among them, as --flag or --flag=value?
+  local flag=$1 argument
+  shift
+  for argument in "$@"; do
+    if [ "$argument" = "$flag" ] || [[ $argument == "$flag="* ]]; then return 0; fi
+  done
+  return 1
+}
+
+# run_processes N COMMAND...: the same command in N processes that find each other through JAX's coordinator.
+run_processes() {
+  local count=$1 port pids=() status=0 index pid
+  shift
+  port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$count
+  for ((index = 0; index < count; index++)); do
+    if [ -z "${CUDA_VISIBLE_DEVICES:-}" ] && command -v nvidia-smi >/dev/null; then
+      JAX_PROCESS_ID=$index CUDA_VISIBLE_DEVICES=$index "$@" &
+    else
+      JAX_PROCESS_ID=$index "$@" &
+    fi
+    pids+=($!)
+  done
+  trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+  for ((index = 0; index < count; index++)); do
+    # `wait` returns early when a trapped signal comes, so ask until the process has really ended.
+    while :; do
+      pid_status=0
+      wait "${pids[index]}" || pid_status=$?
+      kill -0 "${pids[index]}" 2>/dev/null || break
+    done
+    if [ "$pid_status" -ne 0 ] && [ "$status" -eq 0 ]; then
+      status=$pid_status
+      kill -TERM "${pids[@]}" 2>/dev/null || true
+    fi
+  done
+  return "$status"
+}
+
+processes=1
+while [ $# -gt 0 ]; do
+  case $1 in
+    --processes)
+      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "--processes must be a number of at least 1; received '${2:-}'"
+      processes=$2
+      shift 2
+      ;;
+    --processes=*) set -- --processes "${1#*=}" "${@:2}" ;;
+    --distributed) export SEGJAX_DISTRIBUTED=1; shift ;;
+    -h | --help | help) usage; exit 0 ;;
+    *) break ;;
+  esac
+done
+if [ $# -eq 0 ]; then usage; exit 0; fi
+
+command=$1
+shift
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+
+case $command in
+  setup)
+    setup "$root/requirements.txt"
+    ;;
+  test)
+    setup "$root/tests/requirements.txt"
+    cd "$root"
+    if [ $# -eq 0 ]; then
+      "$venv/bin/ruff" check .
+      "$venv/bin/ruff" format --check --quiet . || fail "ruff format would change files: run $venv/bin/ruff format ."
+      exec "$venv/bin/python" -m pytest -n 2 --durations=10 --quiet
+    fi
+    exec "$venv/bin/python" -m pytest "$@"
+    ;;
+  *)
+    module=${command//-/_}
+    if [[ ! $module =~ ^[a-z_]+$ ]] || ! grep -qs '^if __name__ == "__main__":' "$root/segjax/$module.py"; then
+      mains=$(cd "$root/segjax" && grep -ls '^if __name__ == "__main__":' -- *.py | sed 's/\.py$//' | tr '\n' ' ')
+      fail "unknown command '$command'; there are: ${mains}test setup"
+    fi
+    setup "$root/requirements.txt"
+    place_config "$@"
+    if [ "$module" = train ] && ! has --config "$@" && ! has --help "$@" && ! has --helpfull "$@"; then
+      arguments+=(--config "$example")
+      has --workdir "$@" || arguments+=(--workdir runs/digit_scenes_unet)
+    fi
+    if [ "$processes" -gt 1 ]; then
+      run_processes "$processes" "$venv/bin/python" -m "segjax.$module" "${arguments[@]}"
+    else
+      exec "$venv/bin/python" -m "segjax.$module" ${arguments[@]+"${arguments[@]}"}
+    fi
+    ;;
+esac

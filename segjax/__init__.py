@@ -1,0 +1,3 @@
+"""segjax: image and semantic segmentation research in JAX and Flax."""
+
+__version__ = "0.1.0"

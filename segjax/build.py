@@ -1,0 +1,257 @@
+"""From a config to the parts that the mains put together. Beside the mains, the only place that reads a config."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import grain
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from segjax.core import config as config_lib
+from segjax.core import sharding
+from segjax.data import load_dataset, pipeline, transforms
+from segjax.data.dataset import Dataset, DatasetInfo
+from segjax.data.source import cached
+from segjax.evaluation.evaluator import Evaluator
+from segjax.evaluation.inference import Apply, build_predict
+from segjax.evaluation.protocol import Protocol
+from segjax.models import build_model
+from segjax.training import losses, optim
+from segjax.training.checkpoint import CheckpointError, Checkpointer
+from segjax.training.state import TrainState, create_state
+from segjax.training.step import make_train_step
+from segjax.training.weights import load_weights
+
+INIT_SIZE = 64
+"""Height and width, in pixels, of the image with which parameters are shaped; no shape depends on it."""
+
+
+def datasets(config: ConfigDict, splits: list[str]) -> dict[str, Dataset]:
+    """The named splits, prepared by the first process where they are not there yet."""
+
+    def load():
+        return {
+            split: load_dataset(config.data.name, split, **config_lib.data_kwargs(config)) for split in splits
+        }
+
+    if jax.process_count() == 1:
+        return load()
+    if sharding.is_main_process():
+        load()
+    sharding.wait_for_all("the data set is prepared")
+    return load()
+
+
+def cached_dataset(config: ConfigDict, dataset: Dataset) -> Dataset:
+    """The same with its decoded examples kept in memory, up to data.cache_gib."""
+    source = cached(dataset.source, int(config.data.cache_gib * 2**30))
+    return Dataset(dataset.info, dataset.split, source, dataset.ids)
+
+
+def training_transform(config: ConfigDict, info: DatasetInfo):
+    crop_size = tuple(config.data.crop_size) if any(config.data.crop_size) else None
+    return transforms.build_transforms(config.data.augment.to_dict(), crop_size, info.mean, info.std)
+
+
+def model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
+    fields = {name: value for name, value in config.model.items() if name not in ("name", "dtype")}
+    return build_model(config.model.name, num_classes=info.num_classes, dtype=config.model.dtype, **fields)
+
+
+def loss(config: ConfigDict, info: DatasetInfo):
+    """(loss_fn, normaliser): see `segjax.training.losses.build_loss`."""
+    terms = {name: config.loss[name] for name in config_lib.LOSS_TERMS if config.loss[name]}
+    weights = tuple(config.loss.class_weights) or None
+    loss_fn = losses.build_loss(
+        terms,
+        num_classes=info.num_classes,
+        class_weights=weights,
+        label_smoothing=config.loss.label_smoothing,
+        focal_gamma=config.loss.focal_gamma,
+        ohem_threshold=config.loss.ohem_threshold,
+        ohem_min_kept=config.loss.ohem_min_kept,
+    )
+    return loss_fn, lambda label: losses.normaliser(label, weights)
+
+
+def schedule(config: ConfigDict) -> optim.Schedule:
+    optimizer = config.optimizer
+    return optim.build_schedule(
+        optimizer.schedule,
+        optimizer.learning_rate,
+        config.training.steps,
+        warmup_steps=optimizer.warmup_steps,
+        poly_power=optimizer.poly_power,
+    )
+
+
+def state(config: ConfigDict, module: nn.Module, mesh: Mesh) -> tuple[TrainState, Any, Any]:
+    """(init, shapes, shardings) of a training state.
+
+    `init()` makes the state of step 0 on the devices, from config.seed and config.init; shapes are
+    ShapeDtypeStructs with the shardings.
+    """
+    direction = optim.build_direction(config.optimizer)
+    key = jax.random.key(config.seed)
+
+    def create():
+        variables = module.init(key, jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3), jnp.float32))
+        return create_state(variables, direction, ema=config.training.ema_decay > 0)
+
+    shapes = jax.eval_shape(create)
+    shardings = sharding.state_sharding(mesh, shapes)
+    target = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), shapes, shardings)
+
+    def init():
+        fresh = jax.jit(create, out_shardings=shardings)()
+        if config.init.path:
+            variables = initial_variables(config, target, mesh)
+            fresh = with_variables(fresh, variables)
+        return fresh
+
+    return init, target, shardings
+
+
+def with_variables(fresh: TrainState, variables: dict[str, Any]) -> TrainState:
+    """A state with other parameters and statistics; the average of the parameters starts from them too."""
+    put = lambda tree, like: jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), tree, like)  # noqa: E731
+    params = put(variables["params"], fresh.params)
+    model_state = {name: put(variables[name], old) for name, old in fresh.model_state.items()}
+    ema = jax.tree.map(jnp.copy, params) if fresh.ema else fresh.ema
+    return fresh.replace(params=params, model_state=model_state, ema=ema)
+
+
+def initial_variables(config: ConfigDict, target: TrainState, mesh: Mesh) -> dict[str, Any]:
+    """The variables in config.init.path: a workdir of segjax (its newest checkpoint) or a safetensors file."""
+    path = Path(config.init.path).expanduser()
+    wanted = {"params": target.params, **target.model_state}
+    if path.is_dir():
+        variables = restored_variables(path, mesh)
+        problems = [
+            f"{a} != {b}" for a, b in zip(shapes_text(variables), shapes_text(wanted), strict=False) if a != b
+        ]
+        if problems or jax.tree.structure(variables) != jax.tree.structure(wanted):
+            raise ValueError(
+                f"the model in config.init.path = {path} must be the one that the config describes;"
+                f" {'; '.join(problems[:5]) or 'their parts differ'}"
+            )
+        return variables
+    return load_weights(path, wanted)
+
+
+def shapes_text(tree: Any) -> list[str]:
+    return [
+        f"{optim.path_name(path)} {list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last") -> dict[str, Any]:
+    """What a workdir's model is evaluated with.
+
+    Args:
+      checkpoint: "last", "best" (by mIoU on the validation split) or a step.
+    Raises:
+      FileNotFoundError, CheckpointError: nothing there that can be read.
+    """
+    config = config_lib.load_workdir_config(workdir)
+    info = datasets(config, ["train"])["train"].info
+    _, target, _ = state(config, model(config, info), mesh)
+    with Checkpointer(workdir, config.checkpoint.keep) as checkpointer:
+        steps = checkpointer.all_steps()
+        if not steps:
+            raise FileNotFoundError(f"{checkpointer.directory} must hold a checkpoint; it has none")
+        if checkpoint == "last":
+            _, restored, _ = checkpointer.restore_latest(target)
+        else:
+            step = checkpointer.best_step() if checkpoint == "best" else int(checkpoint)
+            if step not in steps:
+                raise CheckpointError(
+                    f"--checkpoint must be last, best or one of {steps}; received {checkpoint}"
+                )
+            restored, _ = checkpointer.restore(step, target)
+    return restored.eval_variables()
+
+
+def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
+    evaluation = config.evaluation
+    window = tuple(evaluation.window) if any(evaluation.window) else None
+    stride = tuple(evaluation.stride) if window and any(evaluation.stride) else None
+    plain = window is None and tuple(evaluation.scales) == (1.0,) and not evaluation.flip
+    return Protocol(
+        dataset=info.name,
+        split=split,
+        num_classes=info.num_classes,
+        resize="{}x{}".format(*config.data.size) if any(config.data.size) else "native",
+        window=window,
+        stride=stride,
+        scales=tuple(float(scale) for scale in evaluation.scales),
+        flip=evaluation.flip,
+        # Scales, windows and mirroring refer to the image itself, so only the plain form may be padded.
+        size_multiple=evaluation.size_multiple if plain else 1,
+    )
+
+
+def predictor(module: nn.Module, chosen: Protocol) -> Apply:
+    """(variables, image [N, H, W, 3]) -> probabilities [N, H, W, C], as the protocol says."""
+    return build_predict(
+        lambda variables, image: module.apply(variables, image, train=False),
+        window=chosen.window,
+        stride=chosen.stride,
+        scales=chosen.scales,
+        flip=chosen.flip,
+    )
+
+
+def evaluator(
+    config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any
+) -> Evaluator:
+    """What scores the model on a split; kwargs go to `Evaluator`."""
+    chosen = protocol(config, dataset.info, dataset.split)
+    batches = partial(
+        pipeline.evaluation_batches,
+        dataset,
+        transforms.Normalise(dataset.info.mean, dataset.info.std),
+        batch_size=config.evaluation.batch_size,
+        size_multiple=chosen.size_multiple,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    predict = predictor(module, chosen)
+    return Evaluator(dataset, batches, predict, chosen, mesh, images=config.evaluation.images, **kwargs)
+
+
+def training_batches(config: ConfigDict, dataset: Dataset) -> grain.MapDataset:
+    """This process's part of each step's batch, by step."""
+    return pipeline.training_batches(
+        dataset,
+        training_transform(config, dataset.info),
+        batch_size=config.data.batch_size,
+        steps=config.training.steps,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params: Any, mesh: Mesh) -> Callable:
+    """The step of `segjax.training.step.make_train_step`; of params only the names are used."""
+    loss_fn, normaliser = loss(config, info)
+    return make_train_step(
+        module,
+        loss_fn,
+        normaliser,
+        optim.build_direction(config.optimizer),
+        schedule(config),
+        optim.rate_factors(params, config.optimizer.rate_factors),
+        mesh,
+        seed=config.seed,
+        accumulate=config.training.accumulate,
+        ema_decay=config.training.ema_decay,
+        stop_on_nonfinite=config.training.on_nonfinite == "stop",
+    )

@@ -1,0 +1,20 @@
+"""The batch: keys, shapes and dtypes of what flows from the pipeline to the model, the loss and the scores.
+
+| key   | shape        | dtype   | meaning                                                               |
+|-------|--------------|---------|-----------------------------------------------------------------------|
+| image | [N, H, W, 3] | float32 | RGB, normalised with the data set's mean and standard deviation       |
+| label | [N, H, W]    | uint8   | class index in 0..num_classes-1, or IGNORE_LABEL                      |
+| index | [N]          | int32   | which example of the split this is; -1 for padding of the last batch  |
+
+A padded example has index -1, a zero image and a label of IGNORE_LABEL everywhere, so that losses and
+confusion matrices pass over it without a special case.
+"""
+
+IGNORE_LABEL = 255
+"""The value that marks a pixel as not labelled, in every label array in memory.
+
+Files may use another value (CamVid: 11, or none); each data set maps its own to this one when it reads.
+"""
+
+MAX_CLASSES = 255
+"""Labels are uint8 and IGNORE_LABEL takes one value."""

@@ -1,0 +1,310 @@
+"""The config of an experiment: every field with its default, loading, validation, saving and comparing.
+
+A config is a locked `ml_collections.ConfigDict`. An experiment file is a function `get_config(variant="")` that
+takes `default_config()` and changes what its paper's table states. Flags change it again:
+`--config.optimizer.learning_rate=0.01`. An unknown field or a value of the wrong type fails when the flags are
+parsed; a value out of range, an unknown name or a contradiction fails in `validate`, before anything is compiled.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+SCHEDULES = ("constant", "poly", "cosine")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+DTYPES = ("float32", "bfloat16")
+LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_entropy")
+
+FREE_ON_RESUME = (
+    "checkpoint.allow_config_change",
+    "checkpoint.keep",
+    "data.cache_gib",
+    "data.check",
+    "data.dir",
+    "data.manual_dir",
+    "data.workers",
+    "parallel.data",
+    "parallel.fsdp",
+    "training.log_every",
+)
+"""Fields that may differ when a run is resumed: they change where or how fast it runs, not what it computes."""
+
+
+def default_config() -> ConfigDict:
+    """Every field that there is, with the value that it has where an experiment says nothing."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "data": {
+                "name": "digit_scenes",  # a key of segjax.data.DATASETS
+                "dir": "",  # TFDS's data_dir, or the folder itself for `folder`; "" is TFDS's own default
+                "manual_dir": "",  # where the files of a set that cannot be downloaded lie
+                "batch_size": 8,  # examples in a step over all devices and processes
+                "size": (0, 0),  # (height, width) to which examples are resized when read; (0, 0) keeps them
+                "crop_size": (0, 0),  # (height, width) of a training crop; (0, 0) takes the whole image
+                "workers": 0,  # processes that read and transform; 0 does it in threads
+                "cache_gib": 1.0,  # decoded examples kept in memory, in GiB a process
+                "check": True,  # look through every file before training
+                "ignore_label": -1,  # for `folder`: the value in its masks that means unlabelled; -1 is 255
+                "split_seed": 0,  # for `folder` without splits/: the seed of the split that is made
+                "augment": {
+                    "scale": (1.0, 1.0),  # range of the random scale
+                    "flip_horizontal": 0.0,  # probability
+                    "flip_vertical": 0.0,  # probability
+                    "photometric": 0.0,  # strength; 1.0 is the range of SSD's distortion, 0 is off
+                    "rotation": 0.0,  # largest angle, degrees
+                    "elastic": 0.0,  # standard deviation of the displacements, pixels
+                },
+            },
+            "model": {"name": "unet", "dtype": "float32"},  # the model's own fields stand beside these
+            "loss": {
+                **{name: 0.0 for name in LOSS_TERMS},  # weight of each term
+                "cross_entropy": 1.0,
+                "class_weights": (),  # one a class; () weighs all alike
+                "label_smoothing": 0.0,
+                "focal_gamma": 2.0,
+                "ohem_threshold": 0.7,
+                "ohem_min_kept": 100_000,  # pixels of the global batch
+            },
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": 1e-3,  # at the end of the warm-up
+                "schedule": "cosine",
+                "poly_power": 0.9,
+                "warmup_steps": 0,
+                "weight_decay": 0.0,
+                "clip_norm": 0.0,  # of the whole gradient; 0 is off
+                "momentum": 0.9,  # SGD's, or Adam's b1
+                "b2": 0.999,
+                "rate_factors": {},  # regular expression on a parameter's path -> factor, e.g. {"head": 10.0}
+            },
+            "training": {
+                "steps": 1000,
+                "log_every": 50,
+                "eval_every": 500,  # 0 evaluates at the end only
+                "ema_decay": 0.0,  # 0 is off; the average is what is evaluated when it is on
+                "accumulate": 1,  # microbatches into which a step's batch is cut
+                "on_nonfinite": "stop",  # or "skip"
+            },
+            "checkpoint": {
+                "every": 500,  # steps; 0 saves at the end only
+                "keep": 2,  # the newest ones; the best by mIoU is kept besides
+                "allow_config_change": False,
+            },
+            "init": {
+                "path": "",  # a workdir of segjax, or a .safetensors file
+                "source": "segjax",  # whose names the weights bear
+            },
+            "evaluation": {
+                "split": "val",
+                "batch_size": 8,
+                "window": (0, 0),  # (height, width) of the sliding window; (0, 0) is the whole image
+                "stride": (0, 0),  # (0, 0) is two thirds of the window
+                "scales": (1.0,),
+                "flip": False,
+                "size_multiple": 32,  # images are padded to this when batched, and the padding is cut again
+                "images": 4,  # pictures drawn at an evaluation
+            },
+            "parallel": {"data": -1, "fsdp": 1},  # devices an axis of the mesh; -1 takes those that are left
+        }
+    )
+    # Experiment files add the model's fields and the rate factors; both are locked with the rest by `finish`.
+    return config
+
+
+def finish(config: ConfigDict) -> ConfigDict:
+    """Lock a config, so that a field that is not there cannot be set by a typo. Returns it."""
+    return config.lock()
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the nearest valid one, then all of them."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"valid: {', '.join(valid)}"
+
+
+def validate(config: ConfigDict) -> None:
+    """Check what a type cannot say, and list every problem at once.
+
+    Raises:
+      ValueError: names each field, what must hold and what was received.
+    """
+    problems = list(_structure_problems(config, default_config(), ""))
+    if not problems:
+        problems = list(_value_problems(config))
+    if problems:
+        raise ValueError("the config is not valid:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _structure_problems(config: ConfigDict, defaults: ConfigDict, prefix: str):
+    """Fields that are missing or unknown; a hand-written config file can have both."""
+    open_ended = prefix in ("model.", "optimizer.rate_factors.")
+    for name, default in defaults.items():
+        path = prefix + name
+        if name not in config:
+            yield f"config.{path} is missing (default: {default!r})"
+        elif isinstance(default, ConfigDict):
+            if isinstance(config[name], ConfigDict):
+                yield from _structure_problems(config[name], default, path + ".")
+            else:
+                yield f"config.{path} must be a ConfigDict; received {config[name]!r}"
+    if not open_ended:
+        for name in config:
+            if name not in defaults:
+                yield f"config.{prefix}{name} is unknown; {nearest(name, defaults)}"
+
+
+def _value_problems(config: ConfigDict):
+    def need(holds: bool, field: str, what: str):
+        if not holds:
+            value = config
+            for part in field.split("."):
+                value = value[part]
+            yield f"config.{field} must be {what}; received {value!r}"
+
+    def one_of(field: str, value: str, valid: Iterable[str]):
+        if value not in valid:
+            yield f"config.{field} {value!r} is unknown; {nearest(str(value), valid)}"
+
+    data, loss, optimizer, training = config.data, config.loss, config.optimizer, config.training
+    evaluation = config.evaluation
+    yield from need(0 <= config.seed < 2**31, "seed", "in 0..2^31-1")
+    yield from need(data.batch_size >= 1, "data.batch_size", "at least 1")
+    yield from need(data.workers >= 0, "data.workers", "0 or more")
+    yield from need(data.cache_gib >= 0, "data.cache_gib", "0 or more")
+    for name in ("size", "crop_size"):
+        yield from need(_is_size(data[name]), f"data.{name}", "(height, width), or (0, 0)")
+    low, high = data.augment.scale if len(data.augment.scale) == 2 else (0, 0)
+    yield from need(0 < low <= high, "data.augment.scale", "(low, high) with 0 < low <= high")
+    varies = (low, high) != (1.0, 1.0)
+    yield from need(
+        not varies or all(data.crop_size), "data.crop_size", "set where data.augment.scale varies the size"
+    )
+    for name in ("flip_horizontal", "flip_vertical"):
+        yield from need(0 <= data.augment[name] <= 1, f"data.augment.{name}", "a probability")
+    for name in ("photometric", "rotation", "elastic"):
+        yield from need(data.augment[name] >= 0, f"data.augment.{name}", "0 or more")
+    yield from one_of("model.dtype", config.model.dtype, DTYPES)
+    for name in LOSS_TERMS:
+        yield from need(loss[name] >= 0, f"loss.{name}", "a weight of 0 or more")
+    if not any(loss[name] > 0 for name in LOSS_TERMS):
+        yield f"one of config.loss.{{{', '.join(LOSS_TERMS)}}} must be above 0; received 0 for each"
+    yield from need(all(weight >= 0 for weight in loss.class_weights), "loss.class_weights", "0 or more each")
+    yield from need(0 <= loss.label_smoothing < 1, "loss.label_smoothing", "in [0, 1)")
+    yield from one_of("optimizer.name", optimizer.name, OPTIMIZERS)
+    yield from one_of("optimizer.schedule", optimizer.schedule, SCHEDULES)
+    yield from need(optimizer.learning_rate > 0, "optimizer.learning_rate", "above 0")
+    yield from need(
+        0 <= optimizer.warmup_steps <= training.steps, "optimizer.warmup_steps", "in 0..training.steps"
+    )
+    for name in ("weight_decay", "clip_norm"):
+        yield from need(optimizer[name] >= 0, f"optimizer.{name}", "0 or more")
+    for name in ("momentum", "b2"):
+        yield from need(0 <= optimizer[name] < 1, f"optimizer.{name}", "in [0, 1)")
+    yield from need(training.steps >= 1, "training.steps", "at least 1")
+    yield from need(training.log_every >= 1, "training.log_every", "at least 1")
+    yield from need(training.eval_every >= 0, "training.eval_every", "0 or more")
+    yield from need(0 <= training.ema_decay < 1, "training.ema_decay", "in [0, 1)")
+    yield from need(
+        training.accumulate >= 1 and data.batch_size % training.accumulate == 0,
+        "training.accumulate",
+        f"a divisor of data.batch_size = {data.batch_size}",
+    )
+    yield from one_of("training.on_nonfinite", training.on_nonfinite, ("stop", "skip"))
+    yield from need(config.checkpoint.every >= 0, "checkpoint.every", "0 or more")
+    yield from need(config.checkpoint.keep >= 1, "checkpoint.keep", "at least 1")
+    yield from one_of("init.source", config.init.source, ("segjax",))
+    yield from need(evaluation.batch_size >= 1, "evaluation.batch_size", "at least 1")
+    yield from need(evaluation.size_multiple >= 1, "evaluation.size_multiple", "at least 1")
+    yield from need(evaluation.images >= 0, "evaluation.images", "0 or more")
+    for name in ("window", "stride"):
+        yield from need(_is_size(evaluation[name]), f"evaluation.{name}", "(height, width), or (0, 0)")
+    yield from need(
+        all(0 <= s <= w for s, w in zip(evaluation.stride, evaluation.window, strict=False)),
+        "evaluation.stride",
+        f"at most evaluation.window = {tuple(evaluation.window)}, so that no pixel is left out",
+    )
+    yield from need(
+        len(evaluation.scales) > 0 and all(scale > 0 for scale in evaluation.scales),
+        "evaluation.scales",
+        "one or more scales above 0",
+    )
+    for name in ("data", "fsdp"):
+        value = config.parallel[name]
+        yield from need(value == -1 or value >= 1, f"parallel.{name}", "at least 1, or -1 for what is left")
+
+
+def _is_size(value: Any) -> bool:
+    return len(value) == 2 and (all(v > 0 for v in value) or all(v == 0 for v in value))
+
+
+def data_kwargs(config: ConfigDict) -> dict[str, Any]:
+    """What `segjax.data.load_dataset(name, split, **kwargs)` needs from a config: only what was set."""
+    data = config.data
+    kwargs: dict[str, Any] = {}
+    if data.dir:
+        kwargs["data_dir"] = os.path.expanduser(data.dir)
+    if data.manual_dir:
+        kwargs["manual_dir"] = os.path.expanduser(data.manual_dir)
+    if any(data.size):
+        kwargs["size"] = tuple(data.size)
+    if data.name == "folder":
+        kwargs["split_seed"] = data.split_seed
+        if data.ignore_label >= 0:
+            kwargs["ignore_label"] = data.ignore_label
+    return kwargs
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON text, sorted, so that equal configs give equal text."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of `to_json`: a locked config. Lists become tuples again."""
+
+    def restore(value):
+        if isinstance(value, dict):
+            return {key: restore(item) for key, item in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return finish(ConfigDict(restore(json.loads(text))))
+
+
+def load_workdir_config(workdir: str | Path) -> ConfigDict:
+    """The config of a finished or running training. Raises FileNotFoundError where there is none."""
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} must be there: a workdir is a folder that `segjax.train --workdir` wrote. "
+            f"Give such a folder, or a config with --config."
+        )
+    try:
+        return from_json(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be the JSON that segjax wrote; it can't be read: {error}") from error
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """One line for each field that differs, `field: old -> new`, in order; FREE_ON_RESUME is passed over."""
+    old_fields, new_fields = dict(_flatten(old.to_dict())), dict(_flatten(new.to_dict()))
+    absent = "(absent)"
+    return [
+        f"{path}: {old_fields.get(path, absent)!r} -> {new_fields.get(path, absent)!r}"
+        for path in sorted(old_fields.keys() | new_fields.keys())
+        if path not in FREE_ON_RESUME and old_fields.get(path, absent) != new_fields.get(path, absent)
+    ]
+
+
+def _flatten(tree: Mapping, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", tuple(value) if isinstance(value, list | tuple) else value

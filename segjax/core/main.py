@@ -1,0 +1,85 @@
+"""What every main does before its own work: flags, processes, quiet libraries, errors for a person to read."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags
+
+from segjax.core.sharding import initialize_processes
+
+
+def run(
+    main: Callable[[], None], *, required: Sequence[str] = (), expected: tuple[type[Exception], ...] = ()
+):
+    """Parse the flags, join the other processes and call `main`. Never returns.
+
+    A ValueError, an OSError or an error of `expected` ends the program with its message and status 1; set
+    SEGJAX_TRACEBACK=1 to see where it was raised. Any other error is a defect and shows its traceback.
+
+    Args:
+      required: names of flags that must be given.
+    """
+    for name in required:
+        flags.mark_flag_as_required(name)
+
+    def started(arguments: list[str]) -> None:
+        if len(arguments) > 1:
+            raise app.UsageError(f"every argument must be a --flag; received {' '.join(arguments[1:])}")
+        initialize_processes()
+        use_compilation_cache()
+        quiet_libraries()
+        try:
+            main()
+        except (ValueError, OSError, *expected) as error:
+            if os.environ.get("SEGJAX_TRACEBACK") == "1":
+                raise
+            print(
+                f"error: {error}\n(SEGJAX_TRACEBACK=1 shows where it was raised)", file=sys.stderr, flush=True
+            )
+            # Other processes of the run may wait for this one; a normal end would wait for them in turn.
+            os._exit(1) if jax.process_count() > 1 else sys.exit(1)
+
+    app.run(started, flags_parser=_parse)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """absl's parsing, with the errors of a config's fields in one line; ml_collections raises several types."""
+    try:
+        return flags.FLAGS(_with_config_of_workdir(arguments))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        message = error.args[0] if error.args else str(error)
+        print(f"error: {message}\nSee --help for the flags.", file=sys.stderr)
+        sys.exit(2)
+
+
+def _with_config_of_workdir(arguments: list[str]) -> list[str]:
+    """Where there is a --workdir and no --config, add the config of that workdir."""
+    workdir, has_config = None, False
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "workdir":
+            workdir = value if equals else following
+        has_config = has_config or (argument.startswith("-") and name == "config")
+    if not workdir or has_config or not (Path(workdir) / "config.json").is_file():
+        return arguments
+    loader = Path(__file__).with_name("workdir_config.py")
+    return [arguments[0], f"--config={loader}:{workdir}", *arguments[1:]]
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segjax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def quiet_libraries() -> None:
+    """Orbax and Grain log each step of their work through absl; leave their errors and our warnings."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("segjax").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="orbax")

@@ -1,0 +1,146 @@
+"""Devices: the mesh, how batches and states lie on it, and the processes of a run. The only file that names axes.
+
+One program serves a laptop's CPU, eight GPUs and a TPU pod: a batch is split over every device, parameters are
+copied to each (`data` axis) or split (`fsdp` axis; Rajbhandari et al. 2020, ZeRO stage 3), and XLA inserts the
+communication. Statistics and losses are plain sums over the batch, so they are those of the global batch.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA, FSDP = "data", "fsdp"
+MIN_FSDP_SIZE = 2**14
+"""Smaller arrays are copied to every device: gathering them would cost more than it saves."""
+
+
+def initialize_processes() -> None:
+    """Join the other processes of this run, where there are any; does nothing for a single process.
+
+    `launch.sh --processes N` sets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Under SLURM,
+    Open MPI, Kubernetes and on Cloud TPU, `jax.distributed.initialize` finds the same facts by itself; where
+    this function does not see that there are several, SEGJAX_DISTRIBUTED=1 tells it.
+    """
+    environment = os.environ
+    if "JAX_NUM_PROCESSES" in environment:
+        missing = [k for k in ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID") if k not in environment]
+        if missing:
+            raise ValueError(f"JAX_NUM_PROCESSES is set, so {' and '.join(missing)} must be set too")
+        jax.distributed.initialize(
+            environment["JAX_COORDINATOR_ADDRESS"],
+            int(environment["JAX_NUM_PROCESSES"]),
+            int(environment["JAX_PROCESS_ID"]),
+        )
+    elif (
+        environment.get("SEGJAX_DISTRIBUTED") == "1"
+        or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or ("KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment)
+    ):
+        jax.distributed.initialize()
+
+
+def is_main_process() -> bool:
+    """True in the one process that writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Return when every process has come here; at once where there is one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+    """A [data, fsdp] mesh over all devices of all processes; one of the two may be -1 for what is left.
+
+    Raises:
+      ValueError: data * fsdp is not the number of devices.
+    """
+    count = jax.device_count()
+    if data == -1 and fsdp == -1:
+        raise ValueError("only one of parallel.data and parallel.fsdp can be -1; received -1 for both")
+    if data == -1:
+        data = count // fsdp
+    elif fsdp == -1:
+        fsdp = count // data
+    if data * fsdp != count:
+        divisors = [d for d in range(1, count + 1) if count % d == 0]
+        raise ValueError(
+            f"parallel.data * parallel.fsdp must be the number of devices, {count};"
+            f" received {data} * {fsdp}. Each can be one of {divisors}, or one of them -1"
+        )
+    return jax.make_mesh((data, fsdp), (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raise ValueError unless a global batch, cut into `parts` microbatches, divides over the mesh's devices."""
+    step = mesh.size * parts
+    if batch_size % step:
+        below, above = batch_size // step * step, -(-batch_size // step) * step
+        allowed = " or ".join(str(value) for value in (below, above) if value)
+        cut = f" times {parts} microbatches" if parts > 1 else ""
+        raise ValueError(
+            f"{name} is the global batch and must be a multiple of the {mesh.size} devices{cut};"
+            f" received {batch_size}, nearest allowed: {allowed}"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis split over every device."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def microbatch_sharding(mesh: Mesh) -> NamedSharding:
+    """For [microbatches, N, ...]: the second axis split over every device."""
+    return NamedSharding(mesh, PartitionSpec(None, (DATA, FSDP)))
+
+
+def state_sharding(mesh: Mesh, state: Any) -> Any:
+    """For each array of a state: split along its largest axis that `fsdp` divides, else a copy on each device.
+
+    It looks at shapes only, so a parameter, its momentum and its average always lie alike.
+    """
+    parts = mesh.shape[FSDP]
+
+    def of(leaf):
+        shape = np.shape(leaf)
+        axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
+        if parts == 1 or not axes or np.prod(shape) < MIN_FSDP_SIZE:
+            return replicated(mesh)
+        axis = max(axes, key=lambda a: shape[a])
+        return NamedSharding(mesh, PartitionSpec(*(FSDP if a == axis else None for a in range(len(shape)))))
+
+    return jax.tree.map(of, state)
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's rows of a batch -> the global batch on the devices. Returns before the copy has ended."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays on any devices, of any process -> NumPy arrays in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+
+    def of(leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_replicated:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return jax.device_get(leaf)
+
+    return jax.tree.map(of, tree)

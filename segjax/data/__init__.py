@@ -1,0 +1,34 @@
+"""The data sets, by name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from segjax.core.config import nearest
+from segjax.data import digit_scenes
+from segjax.data.dataset import Dataset
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "digit_scenes": digit_scenes.load,
+}
+"""name -> `load(data_dir, split, ...)`. A new data set is one file and one line here."""
+
+
+def load_dataset(name: str, split: str, data_dir: str | None = None, **kwargs: Any) -> Dataset:
+    """One split of a data set.
+
+    Args:
+      name: key of DATASETS.
+      data_dir: TFDS's data_dir, or the folder itself for `folder`; None is TFDS's own default.
+      kwargs: what the data set's own `load` takes besides.
+    Raises:
+      ValueError: the name, an argument or the split is unknown; the message lists the valid ones.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"data set {name!r} is unknown; {nearest(name, DATASETS)}")
+    load = DATASETS[name]
+    valid = [parameter for parameter in inspect.signature(load).parameters if parameter != "split"]
+    for argument in kwargs:
+        if argument not in valid:
+            raise ValueError(f"data set {name!r} takes no argument {argument!r}; {nearest(argument, valid)}")
+    return load(data_dir, split, **kwargs)

@@ -1,0 +1,175 @@
+"""Reading picture files: any image becomes uint8 RGB, any mask becomes class indices."""
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+_STRETCHED_GREY = {"L;2": 85, "L;4": 17}
+"""Pillow stretches 2 and 4 bit grey to 0..255 by these factors; in a mask they must be taken back."""
+
+_READ_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def read_image(file: str | os.PathLike | bytes) -> np.ndarray:
+    """An image file of any kind that Pillow reads, as uint8 [H, W, 3] RGB.
+
+    EXIF orientation is applied. Grey becomes three equal channels, palettes are looked up. Transparent pixels
+    are laid over white, as most viewers show them. 16 bit grey is divided by 257 and rounded, so that 65535
+    becomes 255; of 16 bit colour Pillow keeps the upper byte. Of several frames the first is taken.
+
+    Args:
+      file: a path, or the bytes of a file.
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no image, is truncated, or holds floating-point or 32 bit values; names the file.
+    """
+    image, _ = _opened(file)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return np.repeat(_sixteen_to_eight(np.asarray(image), _name(file))[..., None], 3, axis=-1)
+    if image.mode == "F":
+        raise ValueError(
+            f"{_name(file)} must have integer values; it has floating-point ones, whose range is not stated. "
+            "Save it with 8 or 16 bits a channel."
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(file: str | os.PathLike | bytes) -> np.ndarray:
+    """A mask file as class indices, uint8 [H, W].
+
+    Grey of 1, 2, 4, 8 or 16 bits gives its values as they are stored; a palette image gives its indices.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no image, is truncated, has colours, or has a value above 255; names the file.
+    """
+    return _mask_values(*_opened(file), _name(file))
+
+
+def read_palette(file: str | os.PathLike | bytes) -> np.ndarray | None:
+    """The colours of a palette image, uint8 [count, 3]; None for another kind. Raises as `read_image` does."""
+    image, _ = _opened(file)
+    return np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
+
+
+def _mask_values(image: Image.Image, raw_mode: str, name: str) -> np.ndarray:
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise ValueError(
+            f"{name} must hold one class index a pixel; its mode is {image.mode!r}. "
+            + _advice(np.array(image))
+        )
+    values = np.array(image)
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 or high > 255:
+        raise ValueError(f"{name} must hold class indices of 0..255; it holds {low} to {high}")
+    return values.astype(np.uint8) // np.uint8(_STRETCHED_GREY.get(raw_mode, 1))
+
+
+def _advice(values: np.ndarray) -> str:
+    colours = values[..., :3]
+    if values.ndim == 3 and (values.shape[-1] < 3 or (colours == colours[..., :1]).all()):
+        return "If its first channel holds the index, rewrite it: Image.open(path).getchannel(0).save(path)"
+    return """If each colour is a class, rewrite it with one index a pixel, for example:
+    import numpy as np
+    from PIL import Image
+    colours = [(0, 0, 0), (128, 0, 0)]  # the colour of class 0, of class 1, ...
+    rgb = np.array(Image.open(path).convert("RGB"))
+    index = np.full(rgb.shape[:2], 255, np.uint8)  # 255: not labelled
+    for value, colour in enumerate(colours):
+        index[(rgb == colour).all(axis=-1)] = value
+    Image.fromarray(index).save(path)"""
+
+
+def image_size(file: str | os.PathLike | bytes) -> tuple[int, int]:
+    """(height, width) as `read_image` would give it, from the header alone. Raises as `read_image` does."""
+    try:
+        with Image.open(_source(file)) as image:
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except FileNotFoundError:
+        raise
+    except _READ_ERRORS as error:
+        raise ValueError(f"{_name(file)} can't be read as an image: {error}") from error
+
+
+_EXIF_ORIENTATION = 0x0112
+
+
+def channel_statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel over all pixels of uint8 [..., 3] images, in 0..255.
+
+    Sums are integers, hence exact. Each pixel counts alike, so a larger image counts more.
+    """
+    count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for image in images:
+        pixels = image.reshape(-1, 3).astype(np.int64)
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += (pixels**2).sum(axis=0)
+    if count == 0:
+        raise ValueError("the mean of no pixels is not defined: give at least one image")
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def readable(read: Callable[[Path], np.ndarray], paths: Sequence[Path]) -> list[np.ndarray]:
+    """`read` of each path in threads, in order, without those that can't be read."""
+
+    def attempt(path):
+        try:
+            return read(path)
+        except (OSError, ValueError):
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        return [array for array in pool.map(attempt, paths) if array is not None]
+
+
+def _sixteen_to_eight(values: np.ndarray, name: str) -> np.ndarray:
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise ValueError(f"{name} must have values of 0..65535; it has {values.min()} to {values.max()}")
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _opened(file) -> tuple[Image.Image, str]:
+    """The decoded image and how its file stores a pixel; any error of Pillow's becomes one with the name."""
+    data = file if isinstance(file, bytes) else Path(file).read_bytes()
+    try:
+        image = Image.open(io.BytesIO(data))
+        raw_mode = image.tile[0].args if image.tile else ""
+        image.load()
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{_name(file)} can't be read as an image: it is of no kind that Pillow knows") from error
+    except _READ_ERRORS as error:
+        raise ValueError(f"{_name(file)} can't be read as an image: {error}") from error
+    return image, raw_mode if isinstance(raw_mode, str) else ""
+
+
+def _source(file):
+    return io.BytesIO(file) if isinstance(file, bytes) else file
+
+
+def _name(file) -> str:
+    return f"an image of {len(file)} bytes" if isinstance(file, bytes) else str(file)

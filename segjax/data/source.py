@@ -1,0 +1,117 @@
+"""Wrappers of a source that any data set can use: resizing when read, and a cache of decoded examples."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segjax.data.dataset import Dataset, Source
+
+
+def resized(dataset: Dataset, size: tuple[int, int] | None) -> Dataset:
+    """The data set with every example brought to one size when it is read, for experiments at a smaller size.
+
+    That size is then the native one: labels are resized too, also for evaluation, so scores aren't comparable
+    with those at full size. The image is resized by Pillow's BILINEAR filter, whose support grows with the
+    reduction (no aliasing); the label takes the nearest pixel, at half-pixel centres.
+
+    Args:
+      size: (height, width); None gives the data set as it is.
+    Raises:
+      ValueError: a length is below 1.
+    """
+    if size is None:
+        return dataset
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size must be (height, width), 1 or more each; received {tuple(size)}")
+    return Dataset(dataset.info, dataset.split, _Resized(dataset.source, tuple(size)), dataset.ids)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [..., H, W, 3] -> uint8 [..., height, width, 3], bilinear, antialiased; size: (height, width)."""
+    if image.shape[-3:-1] == size:
+        return image
+    frames = image.reshape(-1, *image.shape[-3:])
+    height, width = size
+    out = [np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BILINEAR)) for f in frames]
+    return np.stack(out).reshape(*image.shape[:-3], height, width, 3)
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[..., H, W] -> [..., height, width]: output pixel i takes input pixel floor((i + 0.5) * in / out)."""
+    rows, columns = (
+        (2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(size, label.shape[-2:], strict=True)
+    )
+    return label[..., rows[:, None], columns]
+
+
+class _Resized:
+    def __init__(self, source: Source, size: tuple[int, int]):
+        self._source, self._size = source, size
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        example = self._source[index]
+        image, label = resize_image(example["image"], self._size), resize_label(example["label"], self._size)
+        return {**example, "image": image, "label": label}
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [self._size] * len(self)
+
+
+def cached(source: Source, max_bytes: int) -> Source:
+    """The source with decoded examples kept in memory up to `max_bytes`; the rest is read each time.
+
+    Nothing is thrown out again: with a shuffled order each example is equally likely next, so exchanging
+    them would gain nothing. What is kept is shared between callers and therefore read-only. Threads may read
+    at the same time. A pickled copy starts with an empty cache, so each worker process fills one of its own.
+
+    Args:
+      max_bytes: bound on the bytes of the arrays; 0 or less keeps nothing.
+    """
+    return _Cached(source, max_bytes) if max_bytes > 0 else source
+
+
+class _Cached:
+    def __init__(self, source: Source, max_bytes: int):
+        self._source, self._max_bytes = source, max_bytes
+        self._kept: dict[int, Mapping[str, Any]] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        example = self._kept.get(index)
+        if example is None:
+            example = self._source[index]
+            self._keep(index, example)
+        return example
+
+    def _keep(self, index: int, example: Mapping[str, Any]) -> None:
+        arrays = [value for value in example.values() if isinstance(value, np.ndarray)]
+        size = sum(array.nbytes for array in arrays)
+        with self._lock:
+            if index in self._kept or self._bytes + size > self._max_bytes:
+                return
+            for array in arrays:
+                array.flags.writeable = False
+            self._kept[index] = example
+            self._bytes += size
+
+    def __getattr__(self, name: str) -> Any:
+        # `sizes` is optional in a source, so a wrapper has it exactly where what it wraps has it.
+        if name == "sizes":
+            return self._source.sizes
+        raise AttributeError(name)
+
+    def __getstate__(self) -> dict:
+        return {"source": self._source, "max_bytes": self._max_bytes}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)

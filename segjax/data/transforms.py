@@ -1,0 +1,369 @@
+"""Joint transforms of image and label in NumPy, each a function of the example and an explicit generator.
+
+An example is a mapping with `image` [H, W, 3], uint8 or float32 in 0..255, and `label` [H, W], uint8 with
+IGNORE_LABEL, or a clip, [T, H, W, 3] and [T, H, W], all frames of which get the same random parameters. A
+transform returns a new dict; the example is not changed, and other keys pass through.
+
+Geometry: pixel i covers [i, i + 1) and its value stands at i + 0.5 (half-pixel centres). The image is interpolated
+bilinearly, the label takes the nearest pixel. What lies outside of the image has the image mean (`fill`) and
+IGNORE_LABEL. A uint8 image stays uint8, rounded, until `normalise`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segjax.core.batch import IGNORE_LABEL
+from segjax.core.config import nearest
+
+Example = Mapping[str, Any]
+
+OFF: dict[str, Any] = {
+    "scale": (1.0, 1.0),
+    "flip_horizontal": 0.0,
+    "flip_vertical": 0.0,
+    "photometric": 0.0,
+    "rotation": 0.0,
+    "elastic": 0.0,
+}
+"""The keys of `augment` in `build_transforms`, with the value that turns each off."""
+
+MAX_PHOTOMETRIC = 2.0
+_WARP_ROWS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Transforms:
+    """`transforms(example, rng)`: the steps in their order, then normalisation. Can be pickled."""
+
+    steps: tuple[Callable[[Example, np.random.Generator], dict[str, Any]], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, Any]:
+        _check_example(example)
+        for step in self.steps:
+            example = step(example, rng)
+        example = normalise(example, mean=self.mean, std=self.std)
+        return {**example, "label": np.ascontiguousarray(example["label"])}
+
+
+def build_transforms(
+    augment: Mapping[str, Any],
+    crop_size: tuple[int, int] | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Transforms:
+    """The transforms of training examples (or of evaluation: `augment` empty and `crop_size` None).
+
+    The order is rotation, elastic deformation, scale, crop, flips, photometric distortion, normalisation:
+    rotation and deformation at the size of the input, so that they see what a crop would have cut off, and colours
+    last, when there are fewest pixels.
+
+    Args:
+      augment: keys of `OFF`, absent ones are off. scale: (low, high) of `random_scale`. flip_horizontal,
+        flip_vertical: probabilities. photometric: strength of `photometric_distortion`, True is 1. rotation:
+        largest angle in degrees. elastic: standard deviation of the displacements in pixels.
+      crop_size: (height, width) of the result, or None (or (0, 0)) to keep the size.
+      mean, std: per channel, in units of 0..255; the mean is also the colour of padding.
+    Returns:
+      A callable, `(example, rng) -> example` with image float32 [H, W, 3], normalised, and label uint8 [H, W].
+      What it returns is a function of the example and the generator's state alone.
+    Raises:
+      ValueError: an unknown key or a value out of its range. When called: an image and label that do not match.
+    """
+    for key in augment:
+        if key not in OFF:
+            raise ValueError(f"augment.{key} is unknown; {nearest(key, OFF)}")
+    values = {**OFF, **augment}
+    low, high = _pair("augment.scale", values["scale"])
+    _check_range(
+        "augment.scale", values["scale"], 0 < low <= high < math.inf, "(low, high) with 0 < low <= high"
+    )
+    for key in ("flip_horizontal", "flip_vertical"):
+        _check_range(f"augment.{key}", values[key], 0 <= values[key] <= 1, "a probability")
+    strength = float(values["photometric"])
+    _check_range(
+        "augment.photometric", strength, 0 <= strength <= MAX_PHOTOMETRIC, f"in [0, {MAX_PHOTOMETRIC}]"
+    )
+    _check_range(
+        "augment.rotation", values["rotation"], 0 <= values["rotation"] <= 180, "in [0, 180] degrees"
+    )
+    _check_range("augment.elastic", values["elastic"], 0 <= values["elastic"] < math.inf, "0 or more pixels")
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    _check_range("mean", mean, len(mean) == 3, "one value a channel, 3")
+    _check_range("std", std, len(std) == 3 and min(std) > 0, "one positive value a channel, 3")
+
+    steps = []
+    if values["rotation"]:
+        steps.append(partial(random_rotation, degrees=float(values["rotation"]), fill=mean))
+    if values["elastic"]:
+        steps.append(partial(elastic_deformation, std=float(values["elastic"]), fill=mean))
+    if (low, high) != (1, 1):
+        steps.append(partial(random_scale, low=float(low), high=float(high)))
+    if crop_size is not None and any(crop_size):
+        height, width = map(int, _pair("crop_size", crop_size))
+        _check_range("crop_size", crop_size, height > 0 and width > 0, "(height, width), or None")
+        steps.append(partial(random_crop, size=(height, width), fill=mean))
+    if values["flip_horizontal"] or values["flip_vertical"]:
+        horizontal, vertical = float(values["flip_horizontal"]), float(values["flip_vertical"])
+        steps.append(partial(random_flip, horizontal=horizontal, vertical=vertical))
+    if strength:
+        steps.append(partial(photometric_distortion, strength=strength))
+    return Transforms(tuple(steps), mean, std)
+
+
+def random_scale(
+    example: Example, rng: np.random.Generator, *, low: float = 0.5, high: float = 2.0
+) -> dict[str, Any]:
+    """Resize by a factor that is uniform in [low, high], the same for both axes."""
+    height, width = example["label"].shape[-2:]
+    factor = rng.uniform(low, high)
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    return {
+        **example,
+        "image": resize_image(example["image"], size),
+        "label": resize_label(example["label"], size),
+    }
+
+
+def random_crop(
+    example: Example, rng: np.random.Generator, *, size: tuple[int, int], fill: Sequence[float]
+) -> dict[str, Any]:
+    """Cut a window of `size` (height, width) at a uniformly random place.
+
+    Along an axis where the image is smaller than the window it lies whole at a random place in it, and the rest
+    is padding: `fill` (per channel, 0..255) in the image, IGNORE_LABEL in the label.
+    """
+    image, label = example["image"], example["label"]
+    frames = label.shape[:-2]
+    new_image = np.empty((*frames, *size, 3), image.dtype)
+    new_image[...] = _fill_value(fill, image.dtype)
+    new_label = np.full((*frames, *size), IGNORE_LABEL, label.dtype)
+    source, target = [], []
+    for length, window in zip(label.shape[-2:], size, strict=True):
+        spare = length - window
+        start = int(rng.integers(min(spare, 0), max(spare, 0) + 1))
+        extent = min(length, window)
+        source.append(slice(max(start, 0), max(start, 0) + extent))
+        target.append(slice(max(-start, 0), max(-start, 0) + extent))
+    new_image[..., *target, :] = image[..., *source, :]
+    new_label[..., *target] = label[..., *source]
+    return {**example, "image": new_image, "label": new_label}
+
+
+def random_flip(
+    example: Example, rng: np.random.Generator, *, horizontal: float = 0.5, vertical: float = 0.0
+) -> dict[str, Any]:
+    """Mirror left-right with probability `horizontal` and top-bottom with probability `vertical`."""
+    image, label = example["image"], example["label"]
+    left_right, top_bottom = rng.random(2) < (horizontal, vertical)
+    if left_right:
+        image, label = image[..., ::-1, :], label[..., ::-1]
+    if top_bottom:
+        image, label = image[..., ::-1, :, :], label[..., ::-1, :]
+    return {**example, "image": image, "label": label}
+
+
+def random_rotation(
+    example: Example, rng: np.random.Generator, *, degrees: float, fill: Sequence[float]
+) -> dict[str, Any]:
+    """Turn about the image's centre by an angle uniform in [-degrees, degrees] (positive: anticlockwise)."""
+    height, width = example["label"].shape[-2:]
+    angle = math.radians(rng.uniform(-degrees, degrees))
+    sine, cosine = np.float32(math.sin(angle)), np.float32(math.cos(angle))
+    y = np.arange(height, dtype=np.float32)[:, None] - np.float32((height - 1) / 2)
+    x = np.arange(width, dtype=np.float32)[None] - np.float32((width - 1) / 2)
+    source_y = cosine * y + sine * x + np.float32((height - 1) / 2)
+    source_x = cosine * x - sine * y + np.float32((width - 1) / 2)
+    return _warp(example, source_y, source_x, fill)
+
+
+def elastic_deformation(
+    example: Example, rng: np.random.Generator, *, std: float = 10.0, fill: Sequence[float]
+) -> dict[str, Any]:
+    """Smooth random deformation (Ronneberger et al. 2015, sec. 3.1).
+
+    Displacement vectors, Gaussian with standard deviation `std` in pixels, on a coarse 3x3 grid whose outer
+    points are the image's corner pixels; bicubic interpolation (Keys 1981, a = -0.5, the border repeated) gives
+    the displacement of each pixel.
+    """
+    height, width = example["label"].shape[-2:]
+    grid = rng.normal(scale=std, size=(2, 3, 3)).astype(np.float32)
+    move_y, move_x = _cubic_weights(height) @ grid @ _cubic_weights(width).T
+    source_y = np.arange(height, dtype=np.float32)[:, None] + move_y
+    source_x = np.arange(width, dtype=np.float32)[None] + move_x
+    return _warp(example, source_y, source_x, fill)
+
+
+def photometric_distortion(
+    example: Example, rng: np.random.Generator, *, strength: float = 1.0
+) -> dict[str, Any]:
+    """Random colours as in SSD (Liu et al. 2016, sec. 2.2) and mmsegmentation's PhotoMetricDistortion.
+
+    Each with probability 1/2, at strength s: brightness, + uniform in [-32 s, 32 s]; contrast, times uniform in
+    [1 - s/2, 1 + s/2], before or after what follows (probability 1/2 each); saturation in HSV, times uniform in
+    [1 - s/2, 1 + s/2]; hue, + uniform in [-18 s, 18 s] degrees. Values are rounded to 8 bits and clipped to
+    0..255 after each, as there; a float32 image is rounded likewise. Hue is in steps of 360/256 degrees.
+    """
+    image = example["image"]
+    on = rng.random(4) < 0.5
+    contrast_first = rng.random() < 0.5
+    low, high = 1 - strength / 2, 1 + strength / 2
+    shift = rng.uniform(-32, 32) * strength * on[0]
+    contrast = rng.uniform(low, high) if on[1] else 1.0
+    saturation = rng.uniform(low, high) if on[2] else 1.0
+    hue = round(rng.uniform(-18, 18) * strength * on[3] * 256 / 360)
+
+    pixels = image if image.dtype == np.uint8 else _to_uint8(image)
+    levels = np.arange(256, dtype=np.float32)
+    pixels = _to_uint8(levels + shift).take(pixels)
+    table = _to_uint8(levels * contrast)
+    if contrast_first:
+        pixels = table.take(pixels)
+    if saturation != 1.0 or hue:
+        rows = pixels.reshape(-1, *pixels.shape[-2:])
+        hsv = np.array(Image.fromarray(rows).convert("HSV"))
+        hsv[..., 0] += np.uint8(hue % 256)
+        hsv[..., 1] = _to_uint8(levels * saturation).take(hsv[..., 1])
+        pixels = np.asarray(Image.fromarray(hsv, "HSV").convert("RGB")).reshape(pixels.shape)
+    if not contrast_first:
+        pixels = table.take(pixels)
+    return {**example, "image": pixels.astype(image.dtype, copy=False)}
+
+
+def normalise(example: Example, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """image -> (image - mean) / std per channel, float32 and C-contiguous."""
+    image = np.array(example["image"], np.float32, order="C")
+    rows = image.reshape(-1, image.shape[-2] * 3)  # long rows, since NumPy is slow on an axis of 3
+    rows -= np.tile(np.asarray(mean, np.float32), image.shape[-2])
+    rows /= np.tile(np.asarray(std, np.float32), image.shape[-2])
+    return {**example, "image": image}
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear resizing of [..., H, W, 3], uint8 or float32, to (height, width); the dtype stays.
+
+    Half-pixel centres. When shrinking, the triangle is as wide as the step (antialiasing, as in Pillow and
+    `jax.image.resize`).
+    """
+    if image.shape[-3:-1] == tuple(size):
+        return image
+    if image.ndim > 3:
+        return np.stack([resize_image(frame, size) for frame in image])
+    height, width = size
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    channels = [
+        np.asarray(Image.fromarray(image[..., c]).resize((width, height), Image.Resampling.BILINEAR))
+        for c in range(3)
+    ]
+    return np.stack(channels, axis=-1)
+
+
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Nearest-neighbour resizing of [..., H, W] to (height, width), half-pixel centres; the dtype stays."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(label.shape[-2:], size, strict=True)
+    )
+    return label[..., rows[:, None], columns]
+
+
+def _warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float]) -> dict[str, Any]:
+    """Read image and label at (y, x), float32 [H, W], in units of pixels with 0 at the first pixel's centre."""
+    image, label = example["image"], example["label"]
+    height, width = label.shape[-2:]
+    outside = (y < -0.5) | (y >= height - 0.5) | (x < -0.5) | (x >= width - 0.5)
+    near_y = np.floor(y + np.float32(0.5)).astype(np.intp).clip(0, height - 1)
+    near_x = np.floor(x + np.float32(0.5)).astype(np.intp).clip(0, width - 1)
+    new_label = label[..., near_y, near_x]
+    new_label[..., outside] = IGNORE_LABEL
+    y, x = y.clip(0, height - 1), x.clip(0, width - 1)
+    if image.ndim == 3:
+        new_image = _bilinear(image, y, x)
+    else:
+        new_image = np.stack([_bilinear(frame, y, x) for frame in image])
+    new_image[..., outside, :] = _fill_value(fill, image.dtype)
+    return {**example, "image": new_image, "label": new_label}
+
+
+def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Sample [H, W, 3] at points within its pixels' centres.
+
+    Channel by channel and a few rows at a time, so that what is worked on stays in the cache: 4 ms for 360x480,
+    where scipy.ndimage.map_coordinates takes 16.
+    """
+    height, width = image.shape[:2]
+    planes = [
+        np.pad(image[..., c], ((0, 1), (0, 1)), mode="edge").astype(np.float32).ravel() for c in range(3)
+    ]
+    rounding = np.float32(0.5 if image.dtype == np.uint8 else 0.0)
+    out = np.empty((*y.shape, 3), image.dtype)
+    for start in range(0, y.shape[0], _WARP_ROWS):
+        rows = slice(start, start + _WARP_ROWS)
+        top, left = y[rows].astype(np.intp), x[rows].astype(np.intp)
+        part_y, part_x = (y[rows] - top).astype(np.float32), (x[rows] - left).astype(np.float32)
+        corner = top * (width + 1) + left
+        corners = corner, corner + 1, corner + width + 1, corner + width + 2
+        for c, plane in enumerate(planes):
+            upper, upper_right, lower, lower_right = (plane.take(index) for index in corners)
+            upper += (upper_right - upper) * part_x
+            lower += (lower_right - lower) * part_x
+            upper += (lower - upper) * part_y
+            out[rows, :, c] = upper + rounding
+    return out
+
+
+@lru_cache(maxsize=64)
+def _cubic_weights(length: int, points: int = 3) -> np.ndarray:
+    """float32 [length, points]: cubic convolution from `points` values, the first and last at the end pixels."""
+    place = np.linspace(0, points - 1, length)
+    base = np.floor(place).astype(int)
+    weights = np.zeros((length, points))
+    for offset in (-1, 0, 1, 2):
+        distance = np.abs(place - (base + offset))
+        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+        value = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+        np.add.at(weights, (np.arange(length), (base + offset).clip(0, points - 1)), value)
+    weights = weights.astype(np.float32)
+    weights.setflags(write=False)
+    return weights
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def _fill_value(fill: Sequence[float], dtype: np.dtype) -> np.ndarray:
+    values = np.asarray(fill, np.float32)
+    return _to_uint8(values) if dtype == np.uint8 else values.astype(dtype)
+
+
+def _check_example(example: Example) -> None:
+    image, label = example["image"], example["label"]
+    if (
+        image.shape != (*label.shape, 3)
+        or image.dtype not in (np.uint8, np.float32)
+        or label.dtype != np.uint8
+    ):
+        raise ValueError(
+            "image must be uint8 or float32 [H, W, 3] and label uint8 [H, W] of the same size; received image"
+            f" {image.dtype} {list(image.shape)} and label {label.dtype} {list(label.shape)}"
+        )
+
+
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"{name} must be a pair; received {value!r}")
+    return value[0], value[1]
+
+
+def _check_range(name: str, value: Any, holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {rule}; received {value}")

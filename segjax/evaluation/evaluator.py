@@ -1,0 +1,192 @@
+"""A data set and a model's probabilities -> scores, pictures, and the file that says how both were made."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+from rich.progress import track
+
+from segjax.core import pictures, sharding
+from segjax.core.logger import write_json
+from segjax.evaluation import metrics
+from segjax.evaluation.inference import Apply
+from segjax.evaluation.protocol import Protocol
+
+
+class Totals(NamedTuple):
+    """What is summed on the device over a split: O(classes^2) numbers, whatever the number of pixels."""
+
+    confusion: metrics.ExactCounts
+    calibration: metrics.CalibrationState
+
+
+class Evaluator:
+    """Scores one split by one protocol; called with variables as often as wanted, compiled once for each size.
+
+    After a call, `panels` holds pictures (image | label | prediction | error, uint8 [H, W, 3]) of some examples
+    that are evenly spread over the split, by example id. Every process makes the same calls.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batches: Callable[[], Iterable[Mapping[str, np.ndarray]]],
+        predict: Apply,
+        protocol: Protocol,
+        mesh: Mesh,
+        *,
+        images: int = 4,
+        progress: bool = False,
+    ):
+        """
+        Args:
+          dataset: a `segjax.data.dataset.Dataset`, for its class table, ids, and the images to draw.
+          batches: `batches()` gives this process's part of every batch of the split, as
+            `segjax.data.pipeline.evaluation_batches` makes them.
+          predict: (variables, image [N, H, W, 3]) -> probabilities [N, H, W, C].
+          images: how many pictures to draw.
+          progress: show a bar.
+        """
+        if len(dataset) == 0:
+            raise ValueError(
+                f"split {dataset.split!r} of {dataset.info.name!r} must have examples; it has none"
+            )
+        self.dataset, self.protocol = dataset, protocol
+        self._batches, self._mesh, self._progress = batches, mesh, progress
+        self._drawn = {int(index) for index in np.linspace(0, len(dataset) - 1, min(images, len(dataset)))}
+        self.panels: dict[str, np.ndarray] = {}
+        batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+        self._step = jax.jit(
+            build_eval_step(predict, dataset.info.num_classes),
+            in_shardings=(None, batch, whole),
+            out_shardings=(whole, whole, batch),
+        )
+
+    def __call__(self, variables: Any) -> dict[str, Any]:
+        """The scores of `segjax.evaluation.metrics.scores`, `per_image_mIoU`, `calibration_error`, `confusion`."""
+        num_classes = self.dataset.info.num_classes
+        totals = Totals(metrics.init_counts((num_classes, num_classes)), metrics.init_calibration())
+        totals = jax.device_put(totals, sharding.replicated(self._mesh))
+        batches = self._batches()
+        if self._progress and sharding.is_main_process():
+            batches = track(batches, "evaluating")
+        per_image, predictions = [], []
+        for local in batches:
+            batch = sharding.put_batch(self._mesh, local)
+            totals, miou, prediction = self._step(variables, batch, totals)
+            per_image.append(miou)
+            # Every process sees the whole index, so that all of them fetch a batch or none does.
+            indices = np.asarray(sharding.fetch(batch["index"]))
+            if self._drawn.intersection(indices.tolist()):
+                predictions.append((indices, sharding.fetch(prediction)))
+        self._draw(predictions)
+        confusion = metrics.counts(totals.confusion)
+        per_image = np.concatenate(jax.device_get(per_image))
+        per_image = per_image[np.isfinite(per_image)]
+        return {
+            **metrics.scores(confusion),
+            "per_image_mIoU": float(per_image.mean()) if per_image.size else float("nan"),
+            "calibration_error": metrics.expected_calibration_error(totals.calibration),
+            "confusion": confusion,
+        }
+
+    def scalars(self, scores: Mapping[str, Any]) -> dict[str, float]:
+        """The scores that are one number."""
+        return {name: value for name, value in scores.items() if np.ndim(value) == 0}
+
+    def write(
+        self, folder: str | Path, scores: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Write `evaluation-<protocol>.json` and `predictions/<id>.png` of the last call. Returns the JSON's path."""
+        folder = Path(folder)
+        names = self.dataset.info.class_names
+        path = folder / f"evaluation-{self.protocol.name}.json"
+        (folder / "predictions").mkdir(parents=True, exist_ok=True)
+        write_json(
+            path,
+            {
+                "protocol": self.protocol.to_dict(),
+                "scores": self.scalars(scores),
+                "per_class": {
+                    kind: dict(zip(names, scores[kind].tolist(), strict=True))
+                    for kind in ("iou", "accuracy", "dice")
+                },
+                "confusion": {"rows_are_labels": True, "classes": names, "pixels": scores["confusion"]},
+                "images": len(self.dataset),
+                **(facts or {}),
+            },
+        )
+        for name, panel in self.panels.items():
+            Image.fromarray(panel).save(folder / "predictions" / f"{name.replace('/', '_')}.png")
+        return path
+
+    def _draw(self, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Pictures from the images as they are in the data set, not from the normalised ones."""
+        info = self.dataset.info
+        self.panels = {}
+        for indices, predictions in batches:
+            for index, prediction in zip(indices.tolist(), predictions, strict=True):
+                if index in self._drawn:
+                    example = self.dataset.source[index]
+                    height, width = example["label"].shape
+                    self.panels[self.dataset.ids[index]] = pictures.prediction_panel(
+                        example["image"], example["label"], prediction[:height, :width], info.palette
+                    )
+
+
+def build_eval_step(predict: Apply, num_classes: int) -> Callable:
+    """(variables, batch, totals) -> (totals, per-image mIoU [N], prediction uint8 [N, H, W])."""
+
+    def eval_step(variables, batch, totals: Totals):
+        probabilities = predict(variables, batch["image"])
+        prediction = probabilities.argmax(-1).astype(jnp.uint8)
+        label = batch["label"]
+        per_image = metrics.per_image_confusion(prediction, label, num_classes)
+        totals = Totals(
+            metrics.add_counts(totals.confusion, per_image.sum(0)),
+            metrics.add_calibration(totals.calibration, probabilities.max(-1), prediction, label),
+        )
+        return totals, per_image_miou(per_image), prediction
+
+    return eval_step
+
+
+def per_image_miou(confusion: jax.Array) -> jax.Array:
+    """int32 [N, C, C] -> float32 [N]: each image's mIoU over its own classes; NaN where no pixel is labelled."""
+    hit = jnp.diagonal(confusion, axis1=1, axis2=2)
+    union = confusion.sum(1) + confusion.sum(2) - hit
+    present = union > 0
+    iou = jnp.where(present, hit / jnp.maximum(union, 1), 0.0)
+    return iou.sum(1) / present.sum(1)
+
+
+def score_table(scores: Mapping[str, Any], class_names: tuple[str, ...], protocol: Protocol) -> str:
+    """IoU per class and the means, in percent, as text; a class that is nowhere has a dash."""
+
+    def percent(value: float) -> str:
+        return "     -" if np.isnan(value) else f"{100 * value:6.2f}"
+
+    width = max(18, *map(len, class_names))
+    lines = [
+        f"{protocol.dataset}, {protocol.split} ({protocol.name})",
+        f"{'class':<{width}}    IoU  accuracy",
+    ]
+    for name, iou, accuracy in zip(class_names, scores["iou"], scores["accuracy"], strict=True):
+        lines.append(f"{name:<{width}} {percent(iou)}    {percent(accuracy)}")
+    lines.append("-" * (width + 17))
+    for name, key in (
+        ("mIoU", "mIoU"),
+        ("pixel accuracy", "pixel_accuracy"),
+        ("mean accuracy", "mean_accuracy"),
+        ("frequency w. IoU", "frequency_weighted_iou"),
+        ("mean Dice", "mean_dice"),
+        ("per-image mIoU", "per_image_mIoU"),
+        ("calibration error", "calibration_error"),
+    ):
+        lines.append(f"{name:<{width}} {percent(scores[key])}")
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""The named facts that make a score comparable. Two scores may be compared only if their protocols are equal."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a score was made.
+
+    Attributes:
+      dataset, split: what was scored.
+      num_classes: the classes that the mean is over.
+      resize: "native", or "HxW" where images and labels were resized when read.
+      window, stride: (height, width) of the sliding window in pixels, or None for the whole image.
+      scales, flip: test-time augmentation; probabilities are averaged.
+      size_multiple: whole images are padded to this at the bottom and right, and the padding is cut again.
+      ignore: which pixels are not counted.
+      reduction: "micro": one confusion matrix over all pixels of the split.
+    """
+
+    dataset: str
+    split: str
+    num_classes: int
+    resize: str = "native"
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    size_multiple: int = 32
+    ignore: str = "unlabelled pixels"
+    reduction: str = "micro"
+
+    @property
+    def name(self) -> str:
+        """Short name for files: `camvid_test_180x240_whole`, `..._window512x512_ms3_flip`."""
+        parts = [self.dataset, self.split]
+        if self.resize != "native":
+            parts.append(self.resize)
+        parts.append("whole" if self.window is None else "window{}x{}".format(*self.window))
+        if self.stride is not None:
+            parts.append("stride{}x{}".format(*self.stride))
+        if self.scales != (1.0,):
+            parts.append("scales" + "-".join(f"{scale:g}" for scale in self.scales))
+        if self.flip:
+            parts.append("flip")
+        return "_".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def differences(self, other: "Protocol") -> list[str]:
+        """One line for each fact that differs, `field: this | other`; empty where scores may be compared."""
+        return [
+            f"{field.name}: {getattr(self, field.name)} | {getattr(other, field.name)}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]

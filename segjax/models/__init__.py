@@ -1,0 +1,66 @@
+"""Models by name. MODELS is the list; `build_model` makes one."""
+
+import dataclasses
+import difflib
+import typing
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.models.unet import UNet
+
+MODELS = {
+    "unet": UNet,  # Ronneberger et al. 2015
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build_model(name: str, *, num_classes: int, dtype: str = "float32", **fields: Any) -> nn.Module:
+    """The module `MODELS[name]` with these fields.
+
+    Args:
+      name: key of MODELS.
+      num_classes: channels of the logits.
+      dtype: compute dtype, "float32" or "bfloat16".
+      **fields: the model's own fields, see its docstring.
+
+    Raises:
+      ValueError: unknown name, field or dtype, with the valid ones and the nearest.
+      TypeError: a field's value has the wrong type.
+    """
+    module = MODELS[_one_of("model", name, MODELS)]
+    dtype = DTYPES[_one_of("dtype", dtype, DTYPES)]
+    types = typing.get_type_hints(module)
+    own = [f.name for f in dataclasses.fields(module) if f.init and f.name not in ("parent", "name", "num_classes", "dtype")]
+    for field, value in {"num_classes": num_classes, **fields}.items():
+        if field != "num_classes":
+            _one_of(f"field of {name!r}", field, own)
+        _check_type(f"{name}.{field}", value, types[field])
+    return module(num_classes=num_classes, dtype=dtype, **fields)
+
+
+def count_params(variables: Any) -> int:
+    """Number of values in `variables["params"]`; arrays or the shapes that `jax.eval_shape` gives."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def _one_of(what, value, valid):
+    if value in valid:
+        return value
+    nearest = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.0)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"{what} must be one of {', '.join(valid)}; received {value!r}{hint}")
+
+
+def _check_type(what, value, expected):
+    if expected is Any:
+        return
+    allowed = typing.get_args(expected) or (expected,)
+    # bool is an int to Python, and an int is good enough where a float is asked for.
+    allowed = (*allowed, int) if float in allowed else allowed
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join(t.__name__ for t in allowed)
+        raise TypeError(f"{what} must be {names}; received {value!r} ({type(value).__name__})")

@@ -1,0 +1,130 @@
+"""Convolution and the convolution-norm-ReLU block.
+
+`Conv` is `flax.linen.Conv` with its variables and arguments; only the function that convolves is ours, so that
+pointwise and depthwise convolutions take a faster form on CPUs.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.models.layers.norm import BatchNorm
+
+
+def convolve(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: tuple[int, ...],
+    padding: str | tuple[tuple[int, int], ...],
+    lhs_dilation: tuple[int, ...] | None = None,
+    rhs_dilation: tuple[int, ...] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated` of an NHWC image with an HWIO kernel, in the form that suits the platform.
+
+    Args and result are those of `jax.lax.conv_general_dilated`. On CPUs a 1x1 kernel becomes a matrix product and
+    a depthwise kernel (one input channel a group, as many outputs as inputs) a sum of shifted products.
+    """
+
+    def plain(lhs, rhs):
+        return jax.lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
+            dimension_numbers=dimension_numbers,
+            feature_group_count=feature_group_count,
+            precision=precision,
+        )
+
+    height, width, group_size, features = rhs.shape
+    rhs_dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
+    window = tuple((k - 1) * d + 1 for k, d in zip((height, width), rhs_dilation, strict=True))
+    pads = jax.lax.padtype_to_pads(lhs.shape[1:3], window, window_strides, padding) if isinstance(padding, str) else padding
+    undilated = lhs_dilation is None or tuple(lhs_dilation) == (1, 1)
+    no_pads = all(tuple(pad) == (0, 0) for pad in pads)
+
+    def pointwise(lhs, rhs):
+        lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
+        return jnp.dot(lhs, rhs[0, 0], precision=precision)
+
+    def depthwise(lhs, rhs):
+        return _shifted_products(lhs, rhs[:, :, 0], window_strides, pads, rhs_dilation)
+
+    if undilated and (height, width) == (1, 1) and feature_group_count == 1 and no_pads:
+        return jax.lax.platform_dependent(lhs, rhs, cpu=pointwise, default=plain)
+    if undilated and group_size == 1 and feature_group_count == features == lhs.shape[-1] > 1:
+        return jax.lax.platform_dependent(lhs, rhs, cpu=depthwise, default=plain)
+    return plain(lhs, rhs)
+
+
+def _shifted_products(x, kernel, strides, pads, dilation):
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    sizes = [
+        (size - (k - 1) * d - 1) // s + 1
+        for size, k, d, s in zip(x.shape[1:3], kernel.shape, dilation, strides, strict=False)
+    ]
+    total = 0.0
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            top, left = i * dilation[0], j * dilation[1]
+            bottom = top + (sizes[0] - 1) * strides[0] + 1
+            right = left + (sizes[1] - 1) * strides[1] + 1
+            total = total + x[:, top : bottom : strides[0], left : right : strides[1]] * kernel[i, j]
+    return total
+
+
+def _convolve_factory():
+    return convolve
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated_cls=_convolve_factory)
+"""`flax.linen.Conv` that convolves with `convolve`."""
+
+
+class ConvBlock(nn.Module):
+    """Convolution, optional batch normalisation, ReLU.
+
+    Attributes:
+      features: output channels.
+      kernel_size, strides, padding, dilation: of the convolution.
+      norm: "batch" (the convolution then has no bias, since the normalisation would remove it) or "none".
+      kernel_init: of the convolution.
+      dtype: compute dtype.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    padding: Any = "SAME"
+    dilation: tuple[int, int] = (1, 1)
+    norm: str = "batch"
+    kernel_init: nn.initializers.Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[N, H, W, C] to [N, H', W', features] of `dtype`."""
+        if self.norm not in ("batch", "none"):
+            raise ValueError(f"norm must be 'batch' or 'none'; received {self.norm!r}")
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            kernel_dilation=self.dilation,
+            use_bias=self.norm == "none",
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        if self.norm == "batch":
+            x = BatchNorm(dtype=self.dtype, name="norm")(x, train=train)
+        return nn.relu(x)

@@ -1,0 +1,107 @@
+"""Batch normalisation (Ioffe and Szegedy 2015) with float32 statistics of the global batch.
+
+The statistics are plain reductions over N, H and W, so under `jax.jit` with a batch sharded over devices they are
+those of the whole batch; no axis name is needed.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel over all other axes, then scales and shifts it.
+
+    Variables are those of `flax.linen.BatchNorm`: params `scale` and `bias`, batch_stats `mean` and `var`, all
+    float32 [C]. The running variance is the biased one, as in linen (PyTorch keeps the unbiased one).
+
+    Attributes:
+      momentum: weight of the old running statistics; 0.9 here is 0.1 in PyTorch.
+      epsilon: added to the variance.
+      dtype: of the output; statistics and the arithmetic are float32 whatever it is.
+      scale_init: initialiser of `scale`.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[..., C] to [..., C] of `dtype`. With train=True the statistics of x are used and, where "batch_stats"
+        is mutable, the running ones move; with train=False the running ones are used."""
+        channels = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            y = (x.astype(jnp.float32) - running_mean.value) * factor + bias
+            return y.astype(self.dtype)
+        y, mean, var = normalise(x, scale, bias, self.epsilon)
+        if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        return y.astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias over all axes but the last.
+
+    Args:
+      x: floating, [..., C].
+      scale, bias: float32 [C].
+
+    Returns:
+      y float32 [..., C], and mean and biased variance, float32 [C], through which no gradient flows. The
+      gradient is written out (Ioffe and Szegedy 2015, section 3) because it needs two sums over the pixels where
+      differentiating the forward pass makes four.
+    """
+    return _normalise_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalise_forward(x, scale, bias, epsilon):
+    count = x.size // x.shape[-1]
+    centred = x.astype(jnp.float32)
+    mean = channel_sum(centred) / count
+    var = jnp.maximum(channel_sum(centred * centred) / count - mean * mean, 0.0)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = (centred - mean) * (inverse * scale) + bias
+    return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _normalise_backward(epsilon, saved, gradients):
+    x, scale, mean, inverse = saved
+    gradient = gradients[0]
+    count = x.size // x.shape[-1]
+    normalised = (x.astype(jnp.float32) - mean) * inverse
+    d_bias = channel_sum(gradient)
+    d_scale = channel_sum(gradient * normalised)
+    d_x = (gradient - d_bias / count - normalised * (d_scale / count)) * (scale * inverse)
+    return d_x.astype(x.dtype), d_scale, d_bias
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def channel_sum(x: jax.Array) -> jax.Array:
+    """Sum of a float32 [..., C] over all axes but the last: float32 [C]."""
+    return jax.lax.platform_dependent(x, cpu=_matmul_sum, default=_plain_sum)
+
+
+def _plain_sum(x):
+    return x.sum(tuple(range(x.ndim - 1)))
+
+
+def _matmul_sum(x):
+    rows = x.reshape(-1, x.shape[-1])
+    ones = jnp.ones((1, rows.shape[0]), x.dtype)
+    return jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST)[0]

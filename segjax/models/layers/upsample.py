@@ -1,0 +1,142 @@
+"""Transposed convolution and bilinear resizing."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution whose kernel is a whole number of strides wide, without padding.
+
+    output[s*i + a, s*j + b, o] sums x[i, j, c] * kernel[k-1-a, k-1-b, c, o] over i, j, c: the kernel is stored as
+    `flax.linen.ConvTranspose` stores it, turned by 180 degrees from PyTorch's and Caffe's.
+
+    Since k = m*s, each block of s x s output pixels is a linear function of m x m input pixels. So on CPUs it is
+    computed as an m x m convolution (m = 1: a matrix product) to s*s*features channels, which are then moved into
+    space; the gradient of the plain form is far slower there.
+
+    Attributes:
+      features: output channels.
+      stride: s, in both directions.
+      kernel_size: k, a multiple of s in both directions; s where None.
+      use_bias, kernel_init, bias_init, dtype: as in linen; params `kernel` [k, k, C, features], `bias` [features].
+    """
+
+    features: int
+    stride: int = 2
+    kernel_size: int | None = None
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, (H-1)*s + k, (W-1)*s + k, features] of `dtype`.
+
+        Raises:
+          ValueError: the kernel size is not a multiple of the stride.
+        """
+        size = self.stride if self.kernel_size is None else self.kernel_size
+        if size % self.stride:
+            raise ValueError(f"kernel_size must be a multiple of stride; received {size} and {self.stride}")
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features), jnp.float32)
+        y = conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if self.use_bias:
+            y = y + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """What `ConvTranspose` computes: x [N, H, W, C], kernel [m*s, m*s, C, O] to [N, (H-1)s + ms, (W-1)s + ms, O]."""
+
+    def plain(x, kernel):
+        return jax.lax.conv_transpose(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def blocks(x, kernel):
+        return _conv_transpose_blocks(x, kernel, stride)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=blocks, default=plain)
+
+
+def _conv_transpose_blocks(x, kernel, s):
+    batch = x.shape[0]
+    m, (channels, features) = kernel.shape[0] // s, kernel.shape[2:]
+    # Row k-1-a of the stored kernel meets output row a; a = s*p + r is row r of the block p blocks further down,
+    # that is, tap m-1-p of a correlation over the input padded by m-1.
+    kernel = kernel[::-1, ::-1].reshape(m, s, m, s, channels, features)[::-1, :, ::-1]
+    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(m, m, channels, s * s * features)
+    if m == 1:
+        y = jnp.dot(x, kernel[0, 0])
+    else:
+        pads = ((m - 1, m - 1), (m - 1, m - 1))
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    height, width = y.shape[1:3]
+    y = y.reshape(batch, height, width, s, s, features).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(batch, height * s, width * s, features)
+
+
+def bilinear_kernel(size: int, channels: int) -> np.ndarray:
+    """Kernel of a transposed convolution that interpolates bilinearly, each channel by itself.
+
+    As in the reference code of Long et al. 2015 (`upsample_filt` in surgery.py): a tent of half width
+    ceil(size / 2). With stride s, size 2s - s % 2 interpolates exactly.
+
+    Returns:
+      float32 [size, size, channels, channels], zero off the channels' diagonal.
+    """
+    factor = (size + 1) // 2
+    centre = factor - 1 if size % 2 == 1 else factor - 0.5
+    tent = 1 - np.abs(np.arange(size) - centre) / factor
+    return np.einsum("i,j,co->ijco", tent, tent, np.eye(channels)).astype(np.float32)
+
+
+def bilinear_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """`bilinear_kernel` as an initialiser; shape is (size, size, channels, channels).
+
+    Raises:
+      ValueError: the kernel is not square in space and in channels.
+    """
+    if len(shape) != 4 or shape[0] != shape[1] or shape[2] != shape[3]:
+        raise ValueError(f"a bilinear kernel has shape (size, size, channels, channels); received {tuple(shape)}")
+    return jnp.asarray(bilinear_kernel(shape[0], shape[2]), dtype)
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool = False) -> jax.Array:
+    """Bilinear resizing without antialiasing, as one small matrix product along each side.
+
+    Args:
+      x: floating, [N, H, W, C].
+      size: new height and width.
+      align_corners: False: pixel centres are at half-integers and the edge pixels extend outwards (OpenCV,
+        PyTorch's and `jax.image.resize`'s default with antialias=False). True: the corner pixels' centres coincide.
+
+    Returns:
+      [N, *size, C] in x's dtype.
+    """
+    for axis in (1, 2):
+        if x.shape[axis] != size[axis - 1]:
+            matrix = jnp.asarray(_interpolation_matrix(x.shape[axis], size[axis - 1], align_corners), x.dtype)
+            x = jnp.einsum(
+                "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc", matrix, x, precision=jax.lax.Precision.HIGHEST
+            )
+    return x
+
+
+def _interpolation_matrix(size: int, new_size: int, align_corners: bool) -> np.ndarray:
+    """[new_size, size] weights; each row sums to 1."""
+    steps = np.arange(new_size)
+    if align_corners:
+        position = steps * ((size - 1) / (new_size - 1)) if new_size > 1 else np.zeros(1)
+    else:
+        position = (steps + 0.5) * (size / new_size) - 0.5
+    position = np.clip(position, 0, size - 1)
+    low = np.floor(position).astype(int)
+    high = np.minimum(low + 1, size - 1)
+    matrix = np.zeros((new_size, size))
+    np.add.at(matrix, (steps, low), 1 - (position - low))
+    np.add.at(matrix, (steps, high), position - low)
+    return matrix

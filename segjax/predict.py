@@ -1,0 +1,184 @@
+"""Label maps and overlays of images of any size and mode.
+
+  python -m segjax.predict --workdir runs/x --input 'photos/*.jpg' --output out
+
+For each image there are two PNGs: <name>.png, whose pixel values are classes and whose palette is the data set's,
+and <name>_overlay.png with a legend. A file that can't be read is named and passed over; the exit status is 1 then.
+"""
+
+import glob
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
+from rich.progress import track
+
+from segjax import build
+from segjax.core import config as config_lib
+from segjax.core import pictures, sharding
+from segjax.core.main import run
+from segjax.data.images import IMAGE_SUFFIXES, read_image
+from segjax.data.pipeline import round_up
+from segjax.evaluation.inference import resize
+from segjax.training.checkpoint import CheckpointError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment file; the workdir's own where it is left out."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, for its config and checkpoint.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "last", "Of the workdir: last, best (by validation mIoU) or a step."
+)
+INPUT = flags.DEFINE_string("input", None, "An image, a folder (with its subfolders), or a glob in quotes.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the label maps and overlays.")
+SIZE = flags.DEFINE_string(
+    "size", None, "HEIGHTxWIDTH at which the network sees the images; label maps keep each image's own size."
+)
+
+
+def main() -> None:
+    """From flags to PNGs, in the order in which it happens."""
+    config = CONFIG.value
+    if config is None:
+        raise ValueError("give --workdir DIR of a training, or --config FILE with --config.init.path=WEIGHTS")
+    config_lib.validate(config)
+    files, top = find_images(INPUT.value)
+    output = Path(OUTPUT.value).expanduser()
+    mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
+    info = build.datasets(config, ["train"])["train"].info
+    model = build.model(config, info)
+    if WORKDIR.value:
+        variables = build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)
+    elif config.init.path:
+        variables = build.initial_variables(config, build.state(config, model, mesh)[1], mesh)
+    else:
+        raise ValueError(
+            "--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training"
+        )
+    variables = jax.device_put(variables, jax.local_devices()[0])
+
+    protocol = build.protocol(config, info, config.evaluation.split)
+    label_map = build_label_map(
+        build.predictor(model, protocol), info.mean, info.std, protocol.size_multiple, parse_size(SIZE.value)
+    )
+    names = output_names(files, top)
+    bad = []
+    for path, name in track(list(zip(files, names, strict=True)), description="predicting"):
+        try:
+            image = read_image(path)
+            label = label_map(variables, image)
+        except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+            bad.append(path)
+            print(f"passed over {path}: {str(error).splitlines()[0]}", file=sys.stderr)
+            continue
+        target = output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_label_map(target.with_name(f"{target.name}.png"), label, info.palette)
+        present = np.bincount(label.ravel(), minlength=info.num_classes)
+        mixed = pictures.overlay(image, label, info.palette)
+        mixed = pictures.with_legend(mixed, info.class_names, info.palette, present)
+        Image.fromarray(mixed).save(target.with_name(f"{target.name}_overlay.png"))
+    print(f"{len(files) - len(bad)} of {len(files)} images are predicted; they are in {output}")
+    if bad:
+        sys.exit(f"{len(bad)} could not be read: " + ", ".join(str(path) for path in bad[:20]))
+
+
+def find_images(pattern: str) -> tuple[list[Path], Path]:
+    """(files in order, folder below which their names are kept) for a file, a folder or a glob.
+
+    Raises:
+      ValueError: nothing fits.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path], path.parent
+    if path.is_dir():
+        files = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        )
+    else:
+        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        path = Path(*_common_parts([file.parent for file in files])) if files else path
+    if not files:
+        raise ValueError(
+            f"--input must be an image, a folder of images or a glob; {pattern!r} gives none"
+            f" (suffixes looked for in a folder: {', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    return files, path
+
+
+def _common_parts(folders: list[Path]) -> tuple[str, ...]:
+    common = folders[0].parts
+    for folder in folders:
+        length = next((i for i, (a, b) in enumerate(zip(common, folder.parts, strict=False)) if a != b), None)
+        common = common[: min(len(common), len(folder.parts)) if length is None else length]
+    return common
+
+
+def output_names(files: list[Path], top: Path) -> list[Path]:
+    """The names of the results without suffix, one a file: `sub/a`, or `sub/a_jpg` where `sub/a.png` is there too."""
+    plain = [file.relative_to(top).with_suffix("") for file in files]
+    return [
+        name if plain.count(name) == 1 else name.with_name(f"{name.name}_{file.suffix[1:]}")
+        for file, name in zip(files, plain, strict=True)
+    ]
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`360x480` -> (360, 480)."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"--size must be HEIGHTxWIDTH in pixels, e.g. 360x480; received {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def build_label_map(
+    predict: Callable, mean, std, size_multiple: int, size: tuple[int, int] | None = None
+) -> Callable[..., np.ndarray]:
+    """Build `label_map(variables, image uint8 [H, W, 3]) -> uint8 [H, W]`; one program for each padded size."""
+
+    @jax.jit
+    def labels(variables, image):
+        image = (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+        if size is not None:
+            small = resize(image[None], size)
+            return resize(predict(variables, small), image.shape[:2])[0].argmax(-1).astype(jnp.uint8)
+        return predict(variables, image[None])[0].argmax(-1).astype(jnp.uint8)
+
+    @jax.jit
+    def padded_labels(variables, image, inside):
+        image = jnp.where(
+            inside[..., None], (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std), 0.0
+        )
+        return predict(variables, image[None])[0].argmax(-1).astype(jnp.uint8)
+
+    def label_map(variables, image):
+        height, width = image.shape[:2]
+        if size is not None:
+            return np.asarray(labels(variables, image))
+        rows, columns = round_up((height, width), size_multiple)
+        padding = ((0, rows - height), (0, columns - width))
+        inside = np.pad(np.ones((height, width), bool), padding)
+        image = np.pad(image, (*padding, (0, 0)))
+        return np.asarray(padded_labels(variables, image, inside))[:height, :width]
+
+    return label_map
+
+
+def write_label_map(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
+    """A palette PNG: pixel value k is class k, shown in its colour."""
+    image = Image.fromarray(label, mode="P")
+    image.putpalette(palette.ravel().tolist())
+    image.save(path)
+
+
+if __name__ == "__main__":
+    run(main, required=("input", "output"), expected=(CheckpointError,))

@@ -1,0 +1,106 @@
+"""The optimizer and its learning-rate schedule, built from a config.
+
+The update of a step is `-rate(step) * factor(parameter) * direction`, where the direction comes from a chain of
+optax transformations and the rate is a function of the step alone, so that a skipped step does not shift it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def build_schedule(
+    name: str, learning_rate: float, steps: int, *, warmup_steps: int = 0, poly_power: float = 0.9
+) -> Schedule:
+    """step (int32 scalar, from 0) -> learning rate (float32 scalar).
+
+    Args:
+      name: "constant"; "poly", rate * (1 - t)^power as in Chen et al. 2018 (DeepLab v2, section 4.1); "cosine",
+        rate * (1 + cos(pi t)) / 2 as in Loshchilov & Hutter 2017. t runs from 0 at the end of the warm-up to 1
+        at the last step's end.
+      warmup_steps: the rate rises linearly, from rate / warmup_steps at step 0.
+    """
+
+    def rate(step):
+        step = jnp.asarray(step, jnp.float32)
+        t = jnp.clip((step - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)
+        decay = {
+            "constant": lambda: jnp.ones_like(t),
+            "poly": lambda: (1 - t) ** poly_power,
+            "cosine": lambda: (1 + jnp.cos(jnp.pi * t)) / 2,
+        }[name]()
+        warmup = jnp.minimum((step + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
+        return (learning_rate * warmup * decay).astype(jnp.float32)
+
+    return rate
+
+
+def decays(path: str, parameter: Any) -> bool:
+    """Weight decay is for kernels: biases, norm scales and other vectors are left alone."""
+    del path
+    return jnp.ndim(parameter) > 1
+
+
+def build_direction(config: ConfigDict) -> optax.GradientTransformation:
+    """Gradient -> direction, from `config.optimizer`: clip, then moments, then weight decay, without the rate.
+
+    SGD has its weight decay in the gradient (L2, as Caffe and PyTorch), AdamW outside of the moments (Loshchilov
+    & Hutter 2019), Adam in the gradient.
+    """
+
+    def mask(params):
+        return jax.tree_util.tree_map_with_path(lambda path, p: decays(path_name(path), p), params)
+
+    decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    moments = {
+        "sgd": lambda: optax.trace(config.momentum) if config.momentum else optax.identity(),
+        "adam": lambda: optax.scale_by_adam(config.momentum, config.b2),
+        "adamw": lambda: optax.scale_by_adam(config.momentum, config.b2),
+    }[config.name]()
+    rest = [moments, *decay] if config.name == "adamw" else [*decay, moments]
+    return optax.chain(*clip, *rest)
+
+
+def rate_factors(params: Any, factors: Mapping[str, float]) -> Any:
+    """A tree like `params` of learning-rate factors (floats), 1.0 where no pattern fits.
+
+    Args:
+      factors: regular expression -> factor; a parameter's path is like `decoder/conv/kernel` and the first
+        pattern that is found in it counts.
+    Raises:
+      ValueError: a pattern fits no parameter.
+    """
+    used = set()
+
+    def of(path, _):
+        for pattern, factor in factors.items():
+            if re.search(pattern, path_name(path)):
+                used.add(pattern)
+                return float(factor)
+        return 1.0
+
+    tree = jax.tree_util.tree_map_with_path(of, params)
+    if unused := [pattern for pattern in factors if pattern not in used]:
+        names = sorted(
+            {path_name(path).split("/")[0] for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+        )
+        raise ValueError(
+            f"each pattern of config.optimizer.rate_factors must fit a parameter; {unused} fit none."
+            f" Top-level parts: {', '.join(names)}"
+        )
+    return tree
+
+
+def path_name(path: tuple) -> str:
+    """A tree path as text: `encoder/conv1/kernel`."""
+    return "/".join(
+        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path
+    )

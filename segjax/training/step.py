@@ -1,0 +1,152 @@
+"""One training step: loss, gradient, update. Pure, jitted once, with no round trip to the host."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from segjax.core import sharding
+from segjax.training.optim import Schedule
+from segjax.training.state import TrainState
+
+LossFn = Callable[[jax.Array, jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]]
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    model: nn.Module,
+    loss_fn: LossFn,
+    normaliser: Callable[[jax.Array], jax.Array],
+    direction: optax.GradientTransformation,
+    schedule: Schedule,
+    factors: Any,
+    mesh: Mesh,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    stop_on_nonfinite: bool = True,
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """Build `train_step(state, batch) -> (state, metrics)`, to be jitted by `jit_train_step`.
+
+    With `accumulate` = k the batch is cut into k microbatches of which one at a time is in memory. Each one's
+    loss counts by its share of `normaliser(label)` (the weight of its valid pixels), so that losses that are
+    means over pixels have the gradient of the whole batch exactly; BatchNorm's statistics, Dice, Lovasz and
+    OHEM are those of a microbatch.
+
+    A step whose loss or gradient is not finite changes nothing but the counters. With `stop_on_nonfinite` every
+    later step changes nothing either, so that the state stays the last good one until the host looks.
+
+    The average of the parameters is e <- d e + (1 - d) p with d = min(ema_decay, (1 + t) / (10 + t)), the
+    warm-up of Abadi et al.'s ExponentialMovingAverage.
+
+    Metrics are float32 scalars: loss, one a loss term, learning_rate, gradient_norm (before clipping), and
+    nonfinite (0 or 1).
+    """
+
+    def forward(params, model_state, batch, key):
+        logits, model_state = model.apply(
+            {"params": params, **model_state},
+            batch["image"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        loss, terms = loss_fn(logits, batch["label"])
+        return loss, (terms, model_state)
+
+    gradient = jax.value_and_grad(forward, has_aux=True)
+
+    def accumulated(state, batch, key):
+        """Sums over microbatches, each weighted by its share of the labelled pixels."""
+
+        def cut(array):
+            array = array.reshape(accumulate, array.shape[0] // accumulate, *array.shape[1:])
+            return jax.lax.with_sharding_constraint(array, sharding.microbatch_sharding(mesh))
+
+        parts = jax.tree.map(cut, batch)
+        weights = jax.vmap(normaliser)(parts["label"])
+        weights = weights / jnp.maximum(weights.sum(), jnp.finfo(jnp.float32).tiny)
+
+        def body(carry, part):
+            total, model_state = carry
+            index, weight, microbatch = part
+            (loss, (terms, model_state)), grads = gradient(
+                state.params, model_state, microbatch, jax.random.fold_in(key, index)
+            )
+            total = jax.tree.map(lambda t, x: t + weight * x, total, (loss, terms, grads))
+            return (total, model_state), None
+
+        one = jax.tree.map(lambda array: array[0], parts)
+        (loss, (terms, _)), grads = jax.eval_shape(gradient, state.params, state.model_state, one, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, terms, grads))
+        (total, model_state), _ = jax.lax.scan(
+            body, (zeros, state.model_state), (jnp.arange(accumulate), weights, parts)
+        )
+        loss, terms, grads = total
+        return (loss, (terms, model_state)), grads
+
+    def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        batch = {"image": batch["image"], "label": batch["label"]}
+        if accumulate == 1:
+            (loss, (terms, model_state)), grads = gradient(state.params, state.model_state, batch, key)
+        else:
+            (loss, (terms, model_state)), grads = accumulated(state, batch, key)
+
+        squares = jnp.stack([sum_of_squares(grads[part]) for part in sorted(grads)])
+        bad_parts = ~jnp.isfinite(jnp.concatenate([loss[None], squares]))
+        bad = bad_parts.any()
+        frozen = bad | (state.nonfinite_step >= 0) if stop_on_nonfinite else bad
+
+        rate = schedule(state.step)
+        updates, opt_state = direction.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u, f: p - rate * f * u, state.params, updates, factors)
+        ema = state.ema
+        if ema_decay:
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
+
+        old = (state.params, state.model_state, state.opt_state, state.ema)
+        new = (params, model_state, opt_state, ema)
+        params, model_state, opt_state, ema = jax.tree.map(lambda o, n: jnp.where(frozen, o, n), old, new)
+        first = bad & (state.nonfinite_step < 0)
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            ema=ema,
+            nonfinite_count=state.nonfinite_count + bad,
+            nonfinite_step=jnp.where(first, state.step, state.nonfinite_step),
+            nonfinite_parts=jnp.where(first, bad_parts, state.nonfinite_parts),
+        )
+        metrics = {
+            "loss": loss,
+            **terms,
+            "learning_rate": rate,
+            "gradient_norm": jnp.sqrt(squares.sum()),
+            "nonfinite": bad.astype(jnp.float32),
+        }
+        return state, metrics
+
+    return train_step
+
+
+def sum_of_squares(tree: Any) -> jax.Array:
+    """float32 scalar; not finite where any entry is not."""
+    return sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
+
+
+def jit_train_step(train_step: Callable, state_shardings: Any, mesh: Mesh) -> Callable:
+    """Jit over a mesh: the state lies as `state_shardings` says and is overwritten in place, the batch is split."""
+    return jax.jit(
+        train_step,
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(state_shardings, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )

@@ -1,0 +1,86 @@
+"""Schedules against their formulas, optimizers against hand-written NumPy, decay masks and rate factors."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from segjax.core.config import default_config
+from segjax.training import optim
+
+
+def test_poly_is_that_of_deeplab():
+    rate = optim.build_schedule("poly", 0.1, 20, poly_power=0.9)
+    for step in (0, 7, 19):
+        np.testing.assert_allclose(rate(step), 0.1 * (1 - step / 20) ** 0.9, rtol=1e-6)
+
+
+def test_cosine_with_warmup():
+    rate = optim.build_schedule("cosine", 2.0, 110, warmup_steps=10)
+    np.testing.assert_allclose([rate(0), rate(4), rate(9)], [0.2, 1.0, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(rate(60), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(rate(110), 0.0, atol=1e-6)
+
+
+def test_constant_stays():
+    rate = optim.build_schedule("constant", 0.3, 10)
+    np.testing.assert_allclose([rate(0), rate(100)], 0.3, rtol=1e-6)
+
+
+def run_ours(changes, params, grads_of_steps, rate=0.1):
+    config = default_config().optimizer
+    config.update(changes)
+    direction = optim.build_direction(config)
+    state = direction.init(params)
+    for grads in grads_of_steps:
+        updates, state = direction.update(grads, state, params)
+        params = {name: params[name] - rate * updates[name] for name in params}
+    return params
+
+
+PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5, 0.5])}
+GRADS = [
+    {"kernel": jnp.array([[0.3, 0.1]]), "bias": jnp.array([1.0, -1.0])},
+    {"kernel": jnp.array([[-0.2, 0.4]]), "bias": jnp.array([0.5, 0.0])},
+    {"kernel": jnp.array([[0.1, 0.1]]), "bias": jnp.array([0.2, 0.3])},
+]
+
+
+def test_sgd_with_momentum_and_l2():
+    got = run_ours(dict(name="sgd", momentum=0.9, weight_decay=0.01), PARAMS, GRADS)
+    for name, decay in (("kernel", 0.01), ("bias", 0.0)):
+        p, v = np.asarray(PARAMS[name], np.float64), 0.0
+        for grads in GRADS:
+            v = 0.9 * v + np.asarray(grads[name]) + decay * p
+            p = p - 0.1 * v
+        np.testing.assert_allclose(got[name], p, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_and_adamw(name):
+    got = run_ours(dict(name=name, momentum=0.9, b2=0.99, weight_decay=0.1), PARAMS, GRADS)
+    for part, decay in (("kernel", 0.1), ("bias", 0.0)):
+        p, m, v = np.asarray(PARAMS[part], np.float64), 0.0, 0.0
+        for t, grads in enumerate(GRADS, 1):
+            g = np.asarray(grads[part], np.float64) + (decay * p if name == "adam" else 0)
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+            step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+            p = p - 0.1 * (step + (decay * p if name == "adamw" else 0))
+        np.testing.assert_allclose(got[part], p, rtol=1e-5)
+
+
+def test_clipping_is_by_the_norm_of_the_whole_gradient():
+    grads = {"kernel": jnp.array([[3.0, 0.0]]), "bias": jnp.array([0.0, 4.0])}
+    got = run_ours(dict(name="sgd", momentum=0.0, clip_norm=1.0), PARAMS, [grads], rate=1.0)
+    np.testing.assert_allclose(got["kernel"], [[1.0 - 0.6, -2.0]], rtol=1e-6)
+    np.testing.assert_allclose(got["bias"], [0.5, 0.5 - 0.8], rtol=1e-6)
+
+
+def test_rate_factors_by_path():
+    params = {"head": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}, "stem": {"kernel": jnp.ones(2)}}
+    factors = optim.rate_factors(params, ConfigDict({"head": 10.0}).to_dict())
+    assert factors == {"head": {"kernel": 10.0, "bias": 10.0}, "stem": {"kernel": 1.0}}
+    factors = optim.rate_factors(params, {"head/bias": 20.0, "head": 10.0})
+    assert factors["head"] == {"kernel": 10.0, "bias": 20.0}
+    with pytest.raises(ValueError, match="Top-level parts: head, stem"):
+        optim.rate_factors(params, {"haed": 10.0})
