@@ -216,7 +216,7 @@ def evaluator(
     batches = partial(
         pipeline.evaluation_batches,
         dataset,
-        transforms.Normalise(dataset.info.mean, dataset.info.std),
+        partial(transforms.normalise, mean=dataset.info.mean, std=dataset.info.std),
         batch_size=config.evaluation.batch_size,
         size_multiple=chosen.size_multiple,
         process_index=jax.process_index(),

@@ -82,8 +82,8 @@ def main() -> None:
         write_label_map(target.with_name(f"{target.name}.png"), label, info.palette)
         present = np.bincount(label.ravel(), minlength=info.num_classes)
         mixed = pictures.overlay(image, label, info.palette)
-        mixed = pictures.with_legend(mixed, info.class_names, info.palette, present)
-        Image.fromarray(mixed).save(target.with_name(f"{target.name}_overlay.png"))
+        legend = pictures.legend(info.class_names, info.palette, present, width=max(mixed.shape[1], 320))
+        Image.fromarray(pictures.grid([mixed, legend])).save(target.with_name(f"{target.name}_overlay.png"))
     print(f"{len(files) - len(bad)} of {len(files)} images are predicted; they are in {output}")
     if bad:
         sys.exit(f"{len(bad)} could not be read: " + ", ".join(str(path) for path in bad[:20]))

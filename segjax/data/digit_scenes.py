@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from segjax.data import digits
 from segjax.data.dataset import Dataset, DatasetInfo
+from segjax.data.images import png_bytes
 from segjax.data.source import resized
 from segjax.data.tfds_source import load_prepared
 
@@ -96,8 +97,8 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
             yield (
                 index,
                 {
-                    "image": digits.png_bytes(image),
-                    "label": digits.png_bytes(label),
+                    "image": png_bytes(image),
+                    "label": png_bytes(label),
                     "id": f"{split}_{index:04d}",
                 },
             )

@@ -6,7 +6,6 @@ cubic B-spline; the backgrounds are crops of photographs in scikit-image's wheel
 
 import dataclasses
 import functools
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,7 +60,6 @@ _PHOTOGRAPHS = (
     "grass", "gravel", "hubble_deep_field", "moon", "rocket",
 )  # fmt: skip
 _UPSAMPLING = 8
-_ZLIB_RLE = 3
 _INK_THRESHOLD = 0.45  # of full ink: lower closes the holes of 4 and 8, higher breaks thin strokes
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -260,13 +258,6 @@ def add_noise(rng: np.random.Generator, image: np.ndarray, deviation: float) -> 
 @functools.cache
 def _noise_tile() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((512, 512, 3), np.float32)
-
-
-def png_bytes(image: np.ndarray) -> bytes:
-    """Encode uint8 [H, W, 3] or [H, W] as PNG; run-length coding is the fastest that zlib has."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
-    return buffer.getvalue()
 
 
 def _spline_matrix(cells: int, factor: int) -> np.ndarray:

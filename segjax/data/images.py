@@ -1,4 +1,4 @@
-"""Reading picture files: any image becomes uint8 RGB, any mask becomes class indices."""
+"""Picture files: any image becomes uint8 RGB, any mask becomes class indices; PNG is written."""
 
 import io
 import os
@@ -15,6 +15,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 _STRETCHED_GREY = {"L;2": 85, "L;4": 17}
 """Pillow stretches 2 and 4 bit grey to 0..255 by these factors; in a mask they must be taken back."""
+
+_ZLIB_RLE = 3
 
 _READ_ERRORS = (
     OSError,
@@ -68,7 +70,7 @@ def read_mask(file: str | os.PathLike | bytes) -> np.ndarray:
 
 
 def read_palette(file: str | os.PathLike | bytes) -> np.ndarray | None:
-    """The colours of a palette image, uint8 [count, 3]; None for another kind. Raises as `read_image` does."""
+    """The colours of a palette image, uint8 [count, 3]; None for another kind. Raises like `read_image`."""
     image, _ = _opened(file)
     return np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
 
@@ -116,6 +118,13 @@ def image_size(file: str | os.PathLike | bytes) -> tuple[int, int]:
 _EXIF_ORIENTATION = 0x0112
 
 
+def png_bytes(image: np.ndarray) -> bytes:
+    """Encode uint8 [H, W, 3] or [H, W] as PNG; run-length coding is the fastest that zlib has."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
+    return buffer.getvalue()
+
+
 def channel_statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation a channel over all pixels of uint8 [..., 3] images, in 0..255.
 
@@ -161,7 +170,7 @@ def _opened(file) -> tuple[Image.Image, str]:
         raw_mode = image.tile[0].args if image.tile else ""
         image.load()
     except UnidentifiedImageError as error:
-        raise ValueError(f"{_name(file)} can't be read as an image: it is of no kind that Pillow knows") from error
+        raise ValueError(f"{_name(file)} can't be read as an image: its kind is unknown") from error
     except _READ_ERRORS as error:
         raise ValueError(f"{_name(file)} can't be read as an image: {error}") from error
     return image, raw_mode if isinstance(raw_mode, str) else ""

@@ -59,6 +59,10 @@ class _Resized:
         image, label = resize_image(example["image"], self._size), resize_label(example["label"], self._size)
         return {**example, "image": image, "label": label}
 
+    @property
+    def unwrapped(self) -> Source:
+        return getattr(self._source, "unwrapped", self._source)
+
     def sizes(self) -> list[tuple[int, int]]:
         return [self._size] * len(self)
 
@@ -103,6 +107,10 @@ class _Cached:
                 array.flags.writeable = False
             self._kept[index] = example
             self._bytes += size
+
+    @property
+    def unwrapped(self) -> Source:
+        return getattr(self._source, "unwrapped", self._source)
 
     def __getattr__(self, name: str) -> Any:
         # `sizes` is optional in a source, so a wrapper has it exactly where what it wraps has it.

@@ -62,8 +62,8 @@ class TfdsSource:
 
     def __init__(self, builder: Builder, split: str, ignore_label: int | None):
         # Pictures are decoded here, so that ids and sizes can be read without decoding any.
-        skip = tfds.decode.SkipDecoding()
-        self._records = builder.as_data_source(split, decoders={"image": skip, "label": skip})
+        keep = _KeepEncoded()
+        self._records = builder.as_data_source(split, decoders={"image": keep, "label": keep})
         self._ignore_label = ignore_label
 
     def __len__(self) -> int:
@@ -84,6 +84,13 @@ class TfdsSource:
         """Every example's (height, width)."""
         labels = (record["label"] for record in self._records)
         return [image_size(label if isinstance(label, bytes) else label[0]) for label in labels]
+
+
+class _KeepEncoded(tfds.decode.SkipDecoding):
+    """TFDS's own lacks the method for sequences without TensorFlow."""
+
+    def decode_batch_example_np(self, example: Any) -> Any:
+        return example
 
 
 def _decode(read: Callable[[bytes], np.ndarray], encoded: Any) -> np.ndarray:

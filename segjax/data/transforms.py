@@ -4,9 +4,9 @@ An example is a mapping with `image` [H, W, 3], uint8 or float32 in 0..255, and 
 IGNORE_LABEL, or a clip, [T, H, W, 3] and [T, H, W], all frames of which get the same random parameters. A
 transform returns a new dict; the example is not changed, and other keys pass through.
 
-Geometry: pixel i covers [i, i + 1) and its value stands at i + 0.5 (half-pixel centres). The image is interpolated
-bilinearly, the label takes the nearest pixel. What lies outside of the image has the image mean (`fill`) and
-IGNORE_LABEL. A uint8 image stays uint8, rounded, until `normalise`.
+Geometry: pixel i covers [i, i + 1) and its value stands at i + 0.5 (half-pixel centres). The image is
+interpolated bilinearly, the label takes the nearest pixel. What lies outside of the image has the image mean
+(`fill`) and IGNORE_LABEL. A uint8 image stays uint8, rounded, until `normalise`.
 """
 
 import dataclasses
@@ -62,8 +62,8 @@ def build_transforms(
     """The transforms of training examples (or of evaluation: `augment` empty and `crop_size` None).
 
     The order is rotation, elastic deformation, scale, crop, flips, photometric distortion, normalisation:
-    rotation and deformation at the size of the input, so that they see what a crop would have cut off, and colours
-    last, when there are fewest pixels.
+    rotation and deformation at the size of the input, so that they see what a crop would have cut off, and
+    colours last, when there are fewest pixels.
 
     Args:
       augment: keys of `OFF`, absent ones are off. scale: (low, high) of `random_scale`. flip_horizontal,
@@ -72,10 +72,11 @@ def build_transforms(
       crop_size: (height, width) of the result, or None (or (0, 0)) to keep the size.
       mean, std: per channel, in units of 0..255; the mean is also the colour of padding.
     Returns:
-      A callable, `(example, rng) -> example` with image float32 [H, W, 3], normalised, and label uint8 [H, W].
-      What it returns is a function of the example and the generator's state alone.
+      A callable, `(example, rng) -> example` with image float32 [H, W, 3], normalised, and label uint8
+      [H, W]. What it returns is a function of the example and the generator's state alone.
     Raises:
-      ValueError: an unknown key or a value out of its range. When called: an image and label that do not match.
+      ValueError: an unknown key or a value out of its range. When called: an image and label that do not
+      match.
     """
     for key in augment:
         if key not in OFF:
@@ -137,8 +138,8 @@ def random_crop(
 ) -> dict[str, Any]:
     """Cut a window of `size` (height, width) at a uniformly random place.
 
-    Along an axis where the image is smaller than the window it lies whole at a random place in it, and the rest
-    is padding: `fill` (per channel, 0..255) in the image, IGNORE_LABEL in the label.
+    Along an axis where the image is smaller than the window it lies whole at a random place in it, and the
+    rest is padding: `fill` (per channel, 0..255) in the image, IGNORE_LABEL in the label.
     """
     image, label = example["image"], example["label"]
     frames = label.shape[:-2]
@@ -190,8 +191,8 @@ def elastic_deformation(
     """Smooth random deformation (Ronneberger et al. 2015, sec. 3.1).
 
     Displacement vectors, Gaussian with standard deviation `std` in pixels, on a coarse 3x3 grid whose outer
-    points are the image's corner pixels; bicubic interpolation (Keys 1981, a = -0.5, the border repeated) gives
-    the displacement of each pixel.
+    points are the image's corner pixels; bicubic interpolation (Keys 1981, a = -0.5, the border repeated)
+    gives the displacement of each pixel.
     """
     height, width = example["label"].shape[-2:]
     grid = rng.normal(scale=std, size=(2, 3, 3)).astype(np.float32)
@@ -206,10 +207,11 @@ def photometric_distortion(
 ) -> dict[str, Any]:
     """Random colours as in SSD (Liu et al. 2016, sec. 2.2) and mmsegmentation's PhotoMetricDistortion.
 
-    Each with probability 1/2, at strength s: brightness, + uniform in [-32 s, 32 s]; contrast, times uniform in
-    [1 - s/2, 1 + s/2], before or after what follows (probability 1/2 each); saturation in HSV, times uniform in
-    [1 - s/2, 1 + s/2]; hue, + uniform in [-18 s, 18 s] degrees. Values are rounded to 8 bits and clipped to
-    0..255 after each, as there; a float32 image is rounded likewise. Hue is in steps of 360/256 degrees.
+    Each with probability 1/2, at strength s: brightness, + uniform in [-32 s, 32 s]; contrast, times uniform
+    in [1 - s/2, 1 + s/2], before or after what follows (probability 1/2 each); saturation in HSV, times
+    uniform in [1 - s/2, 1 + s/2]; hue, + uniform in [-18 s, 18 s] degrees. Values are rounded to 8 bits and
+    clipped to 0..255 after each, as there; a float32 image is rounded likewise. Hue is in steps of 360/256
+    degrees.
     """
     image = example["image"]
     on = rng.random(4) < 0.5
@@ -275,13 +277,13 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float]) -> dict[str, Any]:
-    """Read image and label at (y, x), float32 [H, W], in units of pixels with 0 at the first pixel's centre."""
+    """Read image and label at (y, x), float32 [H, W], in pixels with 0 at the first pixel's centre."""
     image, label = example["image"], example["label"]
     height, width = label.shape[-2:]
     outside = (y < -0.5) | (y >= height - 0.5) | (x < -0.5) | (x >= width - 0.5)
     near_y = np.floor(y + np.float32(0.5)).astype(np.intp).clip(0, height - 1)
     near_x = np.floor(x + np.float32(0.5)).astype(np.intp).clip(0, width - 1)
-    new_label = label[..., near_y, near_x]
+    new_label = label.reshape(*label.shape[:-2], -1).take(near_y * width + near_x, axis=-1)
     new_label[..., outside] = IGNORE_LABEL
     y, x = y.clip(0, height - 1), x.clip(0, width - 1)
     if image.ndim == 3:
@@ -295,10 +297,10 @@ def _warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float])
 def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Sample [H, W, 3] at points within its pixels' centres.
 
-    Channel by channel and a few rows at a time, so that what is worked on stays in the cache: 4 ms for 360x480,
-    where scipy.ndimage.map_coordinates takes 16.
+    Channel by channel and a few rows at a time, so that what is worked on stays in the cache: 4 ms for
+    360x480, where scipy.ndimage.map_coordinates takes 16.
     """
-    height, width = image.shape[:2]
+    width = image.shape[1]
     planes = [
         np.pad(image[..., c], ((0, 1), (0, 1)), mode="edge").astype(np.float32).ravel() for c in range(3)
     ]
@@ -321,7 +323,7 @@ def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _cubic_weights(length: int, points: int = 3) -> np.ndarray:
-    """float32 [length, points]: cubic convolution from `points` values, the first and last at the end pixels."""
+    """float32 [length, points]: cubic convolution of `points` values, the outer ones at the end pixels."""
     place = np.linspace(0, points - 1, length)
     base = np.floor(place).astype(int)
     weights = np.zeros((length, points))

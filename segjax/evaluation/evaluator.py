@@ -12,6 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from segjax.core import pictures, sharding
+from segjax.core.batch import IGNORE_LABEL
 from segjax.core.logger import write_json
 from segjax.evaluation import metrics
 from segjax.evaluation.inference import Apply
@@ -134,7 +135,7 @@ class Evaluator:
                 if index in self._drawn:
                     example = self.dataset.source[index]
                     height, width = example["label"].shape
-                    self.panels[self.dataset.ids[index]] = pictures.prediction_panel(
+                    self.panels[self.dataset.ids[index]] = prediction_panel(
                         example["image"], example["label"], prediction[:height, :width], info.palette
                     )
 
@@ -154,6 +155,17 @@ def build_eval_step(predict: Apply, num_classes: int) -> Callable:
         return totals, per_image_miou(per_image), prediction
 
     return eval_step
+
+
+def prediction_panel(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palette: np.ndarray
+) -> np.ndarray:
+    """image | label | prediction | error side by side, uint8 [H, W, 3]: wrong pixels red, unlabelled ones grey."""
+    error = np.full(image.shape, 255, np.uint8)
+    error[label != prediction] = (214, 39, 40)
+    error[label == IGNORE_LABEL] = (150, 150, 150)
+    panels = [image, pictures.colourise(label, palette), pictures.colourise(prediction, palette), error]
+    return pictures.panel_row(panels, ["image", "label", "prediction", "error"])
 
 
 def per_image_miou(confusion: jax.Array) -> jax.Array:

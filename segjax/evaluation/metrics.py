@@ -1,7 +1,7 @@
 """Scores of a segmentation from integer counts: confusion matrices, what is computed from them, calibration.
 
-On the device: counts of one batch (int32), and running totals that stay exact beyond 2^31 pixels without 64-bit
-integers on the device. On the host: pure NumPy functions from int64 counts to scores.
+On the device: counts of one batch (int32), and running totals that stay exact beyond 2^31 pixels without
+64-bit integers on the device. On the host: pure NumPy functions from int64 counts to scores.
 """
 
 import math
@@ -19,8 +19,8 @@ from segjax.core.batch import IGNORE_LABEL
 def per_image_confusion(prediction: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
     """How many pixels of each image have label r and prediction c: int32 [N, C, C], [n, r, c].
 
-    A scatter-add of ones: exact, and 1 to 3 ms for 8 images of 360x480 with 11 or 150 classes on 2 cores, where
-    the product of one-hot matrices takes 9 and 700 ms (and float32 sums are exact only to 2^24).
+    A scatter-add of ones: exact, and 1 to 3 ms for 8 images of 360x480 with 11 or 150 classes on 2 cores,
+    where the product of one-hot matrices takes 9 and 700 ms (and float32 sums are exact only to 2^24).
 
     Args:
       prediction: integers [N, H, W], 0..C-1.
@@ -42,7 +42,7 @@ def per_image_confusion(prediction: jax.Array, label: jax.Array, num_classes: in
 
 
 def confusion_matrix(prediction: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
-    """`per_image_confusion` summed over the images: int32 [C, C], rows are labels, columns are predictions."""
+    """`per_image_confusion` summed over the images: int32 [C, C], rows labels, columns predictions."""
     return per_image_confusion(prediction, label, num_classes).sum(0)
 
 
@@ -61,7 +61,8 @@ def _check_pixels(prediction: jax.Array, label: jax.Array, most: int = 2**31 - 1
             raise ValueError(f"{name} must hold integers; received {array.dtype}")
     if math.prod(label.shape) > most:
         raise ValueError(
-            f"one call counts at most {most} pixels exactly; received {math.prod(label.shape)}: split the batch"
+            f"one call counts at most {most} pixels exactly; received {math.prod(label.shape)}:"
+            " split the batch"
         )
 
 
@@ -78,10 +79,11 @@ def init_counts(shape: tuple[int, ...]) -> ExactCounts:
 
 
 def add_counts(state: ExactCounts, batch: jax.Array) -> ExactCounts:
-    """Add counts of one batch (int32, not negative, or uint32; the shape of the totals). Pure, for use in jit."""
+    """Add counts of one batch: uint32, or int32 and not negative, of the shape of the totals."""
     if batch.shape != state.low.shape or batch.dtype not in (jnp.int32, jnp.uint32):
         raise ValueError(
-            f"counts must be int32 or uint32 {list(state.low.shape)}; received {batch.dtype} {list(batch.shape)}"
+            f"counts must be int32 or uint32 {list(state.low.shape)};"
+            f" received {batch.dtype} {list(batch.shape)}"
         )
     return _add(state, batch.astype(jnp.uint32), jnp.uint32(0))
 
@@ -140,7 +142,7 @@ def per_image_iou_mean(counts_per_image: np.ndarray) -> float:
     """Mean over images of the image's own mIoU, in which only its own classes count.
 
     Args:
-      counts_per_image: integers [N, C, C]. An image without a labelled pixel (such as padding) does not count.
+      counts_per_image: integers [N, C, C]. Images without a labelled pixel (padding) do not count.
     Returns:
       0..1, or NaN where no image counts.
     Raises:
@@ -202,9 +204,9 @@ def add_calibration(
 ) -> CalibrationState:
     """Count the labelled pixels of a batch by their confidence.
 
-    Confidences are summed as integers, rounded to 1 / 65535: so the result does not depend on the order of the
-    pixels, on the batches, or on how a batch is sharded, and the calibration error is within 1 / 131070 (8e-6)
-    of the one without rounding.
+    Confidences are summed as integers, rounded to 1 / 65535: so the result does not depend on the order of
+    the pixels, on the batches, or on how a batch is sharded, and the calibration error is within 1 / 131070
+    (8e-6) of the one without rounding.
 
     Args:
       confidence: float [N, H, W], 0..1, the probability of the prediction.
@@ -243,7 +245,7 @@ def add_calibration(
 
 
 def expected_calibration_error(state: CalibrationState) -> float:
-    """Guo et al. 2017, eq. 3: sum_m |B_m| / n |acc(B_m) - conf(B_m)|, 0..1; NaN where no pixel was labelled."""
+    """Guo et al. 2017, eq. 3: sum_m |B_m| / n |acc(B_m) - conf(B_m)|, 0..1; NaN without a labelled pixel."""
     total = counts(state.count).sum()
     gaps = np.abs(counts(state.correct) - counts(state.confidence) / _CONFIDENCE_UNIT)
     return float(_divide(gaps.sum(), total))
