@@ -1,5 +1,6 @@
 """From a config to the parts that the mains put together. Beside the mains, the only place that reads a config."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,14 @@ def cached_dataset(config: ConfigDict, dataset: Dataset) -> Dataset:
     """The same with its decoded examples kept in memory, up to data.cache_gib."""
     source = cached(dataset.source, int(config.data.cache_gib * 2**30))
     return Dataset(dataset.info, dataset.split, source, dataset.ids)
+
+
+def saved_info(workdir: str | Path) -> DatasetInfo:
+    """The facts of the data set that a workdir's model was trained on; the data need not be there any more."""
+    path = Path(workdir) / "dataset.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be there: `segjax.train` writes it at the start of a run")
+    return DatasetInfo.from_dict(json.loads(path.read_text()))
 
 
 def training_transform(config: ConfigDict, info: DatasetInfo):
@@ -160,8 +169,7 @@ def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last"
       FileNotFoundError, CheckpointError: nothing there that can be read.
     """
     config = config_lib.load_workdir_config(workdir)
-    info = datasets(config, ["train"])["train"].info
-    _, target, _ = state(config, model(config, info), mesh)
+    _, target, _ = state(config, model(config, saved_info(workdir)), mesh)
     with Checkpointer(workdir, config.checkpoint.keep) as checkpointer:
         steps = checkpointer.all_steps()
         if not steps:

@@ -115,7 +115,7 @@ def sheet(
             ]
     info = next(iter(datasets.values())).info
     pixels = sum(counts.pixels for counts in statistics.values()).tolist()
-    width = max(row.shape[1] for row in drawn)
+    width = max(MAX_WIDTH, *(row.shape[1] for row in drawn))
     return pictures.grid([*drawn, pictures.legend(info.class_names, info.palette, pixels, width=width)])
 
 

@@ -51,7 +51,10 @@ def main() -> None:
     files, top = find_images(INPUT.value)
     output = Path(OUTPUT.value).expanduser()
     mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
-    info = build.datasets(config, ["train"])["train"].info
+    if WORKDIR.value:
+        info = build.saved_info(WORKDIR.value)
+    else:
+        info = build.datasets(config, ["train"])["train"].info
     model = build.model(config, info)
     if WORKDIR.value:
         variables = build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)

@@ -20,7 +20,7 @@ from segjax import build
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.curves import plot_curves
-from segjax.core.logger import Logger, duration, read_metrics, write_json
+from segjax.core.logger import Logger, duration, read_json, read_metrics, write_json
 from segjax.core.main import run
 from segjax.data import pipeline
 from segjax.data.checks import check_dataset
@@ -52,6 +52,8 @@ def main() -> None:
     if config.data.check and sharding.is_main_process():
         check_dataset(datasets)
     train, info = build.cached_dataset(config, datasets["train"]), datasets["train"].info
+    if sharding.is_main_process():
+        write_json(workdir / "dataset.json", info.to_dict())
     batches = build.training_batches(config, train)
     model = build.model(config, info)
     init, shapes, shardings = build.state(config, model, mesh)
@@ -120,6 +122,10 @@ def main() -> None:
             evaluator.write(workdir, scores)
             save_weights(workdir / "weights.safetensors", variables)
             seconds = time.monotonic() - began
+            if start == steps:  # nothing was trained this time, so speed and loss are those of then
+                earlier = read_json(workdir / "summary.json")
+                results = {name: earlier.get(name) for name in results} | {"skipped": results["skipped"]}
+                flops, seconds = earlier.get("flops_per_step"), earlier.get("seconds", seconds)
             summary = {
                 **evaluator.scalars(scores),
                 **results,

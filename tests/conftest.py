@@ -41,3 +41,24 @@ def one_device_mesh():
     return jax.make_mesh(
         (1, 1), (sharding.DATA, sharding.FSDP), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2
     )
+
+
+@pytest.fixture(scope="session")
+def prepared_dir(root) -> pathlib.Path:
+    """TFDS's data_dir with digit_scenes prepared in it, kept between runs and shared by pytest-xdist's workers."""
+    from segjax.data import load_dataset
+
+    path = root / ".pytest_cache" / "tensorflow_datasets"
+    path.mkdir(parents=True, exist_ok=True)
+    load_dataset("digit_scenes", "val", data_dir=str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, prepared_dir) -> tuple[pathlib.Path, str]:
+    """The workdir of a small training that nothing happened to, and what it printed."""
+    from tests.process import SMALL, run
+
+    workdir = tmp_path_factory.mktemp("trained")
+    output = run("train", *SMALL, f"--config.data.dir={prepared_dir}", f"--workdir={workdir}")
+    return workdir, output

@@ -156,6 +156,12 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A file of `write_json`; {} where there is none."""
+    path = Path(path)
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def duration(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     seconds = round(seconds)

@@ -50,8 +50,9 @@ def class_statistics(dataset: Dataset) -> ClassStatistics:
 def median_frequency_weights(statistics: ClassStatistics) -> np.ndarray:
     """Median frequency balancing (Eigen and Fergus 2015, on semantic labels), float64 [num_classes].
 
-    https://arxiv.org/abs/1411.4734. freq(c) is the share of class c in the pixels of the images where it occurs, and its weight is the median of
-    all freq divided by freq(c). A class that doesn't occur has the weight 0 and no part in the median.
+    https://arxiv.org/abs/1411.4734. freq(c) is the share of class c in the pixels of the images where it
+    occurs; its weight is the median of all freq, divided by freq(c). A class that doesn't occur has the
+    weight 0 and no part in the median.
     """
     occurs = statistics.pixels > 0
     weights = np.zeros(len(occurs))

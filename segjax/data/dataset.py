@@ -50,6 +50,16 @@ class DatasetInfo:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for a JSON file."""
+        return dataclasses.asdict(self) | {"palette": self.palette.tolist()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "DatasetInfo":
+        """The inverse of `to_dict`, also after it went through JSON."""
+        tuples = {name: tuple(fields[name]) for name in ("class_names", "mean", "std", "splits")}
+        return cls(**{**fields, **tuples, "palette": np.array(fields["palette"], np.uint8)})
+
 
 class Source(Protocol):
     """Random access to decoded examples.

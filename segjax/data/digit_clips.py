@@ -1,8 +1,8 @@
 """digit_clips: digit_scenes in motion, for video models. 11 classes, a label for every frame.
 
-Digits move on straight lines, bounce off the borders, turn slowly and pass over each other; which one lies on top
-stays so through the clip. Clip k of a split is a function of (SEED, split, k) alone, and the splits draw from
-disjoint digit scans. Nothing is downloaded.
+Digits move on straight lines, bounce off the borders, turn slowly and pass over each other; which one lies on
+top stays so through the clip. Clip k of a split is a function of (SEED, split, k) alone, and the splits draw
+from disjoint digit scans. Nothing is downloaded.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ class Motion:
 
 
 def digit_at(motion: Motion, frame: int) -> digits.Digit:
-    """The digit in a frame: its centre is reflected where it would come nearer to a border than 0.45 sides."""
+    """The digit in a frame: its centre bounces where it would come nearer to a border than 0.45 sides."""
     digit = motion.digit
     centre = tuple(
         _reflected(start + frame * step, 0.45 * digit.size, length - 0.45 * digit.size)

@@ -46,9 +46,9 @@ def load(
     """One split of a folder.
 
     Without splits/, `made_splits` makes them. Without classes.txt, every mask is read to count the classes:
-    the largest value plus one, 255 and `ignore_label` passed over; they are called class_0, class_1 and so on.
-    The colours are those of the first mask if it is a palette PNG, else PASCAL VOC's. The mean and standard
-    deviation are those of up to 100 training images at even distances in the split.
+    the largest value plus one, 255 and `ignore_label` passed over; their names are class_0, class_1 and so
+    on. The colours are those of the first mask if it is a palette PNG, else PASCAL VOC's. The mean and
+    standard deviation are those of up to 100 training images at even distances in the split.
 
     Files that can't be read or don't fit together don't fail here but when they are read, so that
     `segjax.data.checks.check_dataset` can list them all.

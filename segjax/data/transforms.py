@@ -107,9 +107,14 @@ def build_transforms(
         steps.append(partial(elastic_deformation, std=float(values["elastic"]), fill=mean))
     if (low, high) != (1, 1):
         steps.append(partial(random_scale, low=float(low), high=float(high)))
-    if crop_size is not None and any(crop_size):
-        height, width = map(int, _pair("crop_size", crop_size))
-        _check_range("crop_size", crop_size, height > 0 and width > 0, "(height, width), or None")
+    height, width = (0, 0) if crop_size is None else map(int, _pair("crop_size", crop_size))
+    _check_range(
+        "crop_size",
+        crop_size,
+        (height > 0) == (width > 0) and min(height, width) >= 0,
+        "None or (height, width)",
+    )
+    if height:
         steps.append(partial(random_crop, size=(height, width), fill=mean))
     if values["flip_horizontal"] or values["flip_vertical"]:
         horizontal, vertical = float(values["flip_horizontal"]), float(values["flip_vertical"])
@@ -297,8 +302,8 @@ def _warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float])
 def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Sample [H, W, 3] at points within its pixels' centres.
 
-    Channel by channel and a few rows at a time, so that what is worked on stays in the cache: 4 ms for
-    360x480, where scipy.ndimage.map_coordinates takes 16.
+    Channel by channel and a few rows at a time, so that what is worked on stays in the cache: about 5 ms for
+    360x480, where scipy.ndimage.map_coordinates takes 16 to 21.
     """
     width = image.shape[1]
     planes = [

@@ -9,9 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.fcn import FCN
 from segjax.models.unet import UNet
 
 MODELS = {
+    "fcn": FCN,  # Long et al. 2015
     "unet": UNet,  # Ronneberger et al. 2015
 }
 
@@ -34,7 +36,8 @@ def build_model(name: str, *, num_classes: int, dtype: str = "float32", **fields
     module = MODELS[_one_of("model", name, MODELS)]
     dtype = DTYPES[_one_of("dtype", dtype, DTYPES)]
     types = typing.get_type_hints(module)
-    own = [f.name for f in dataclasses.fields(module) if f.init and f.name not in ("parent", "name", "num_classes", "dtype")]
+    not_own = ("parent", "name", "num_classes", "dtype")
+    own = [field.name for field in dataclasses.fields(module) if field.init and field.name not in not_own]
     for field, value in {"num_classes": num_classes, **fields}.items():
         if field != "num_classes":
             _one_of(f"field of {name!r}", field, own)

@@ -1,11 +1,12 @@
-"""U-Net: Convolutional Networks for Biomedical Image Segmentation. Ronneberger, Fischer and Brox, MICCAI 2015.
+"""U-Net: Convolutional Networks for Biomedical Image Segmentation.
 
-arXiv:1505.04597. Figure 1 is the network; VARIANTS names its original form and the one in use today.
+Ronneberger, Fischer and Brox, MICCAI 2015, arXiv:1505.04597. Figure 1 is the network. VARIANTS names its
+original form and the one in use today.
 
 Deviations. The original form follows the paper; the image outside is mirrored as in its overlap-tile strategy
 (section 2, figure 2), so that the logits cover the whole input. The modern form ("same" padding, batch
-normalisation, convolutions without bias) is not in the paper: the input is padded with zeros at the bottom and the
-right to a multiple of 2**depth, and the logits are cropped.
+normalisation, convolutions without bias) is not in the paper: the input is padded with zeros at the bottom
+and the right to a multiple of 2**depth, and the logits are cropped.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from segjax.models.layers.pool import max_pool
 from segjax.models.layers.upsample import ConvTranspose, resize_bilinear
 
 VARIANTS = {
-    # Ronneberger et al. 2015, figure 1 and section 3.1; 31,030,658 parameters for 1 input channel and 2 classes.
+    # Ronneberger et al. 2015, figure 1, section 3.1: 31,030,658 parameters for 1 input channel and 2 classes.
     "original": dict(padding="valid", norm="none", dropout=0.5, up="transposed", width=64, depth=4),
     "modern": dict(padding="same", norm="batch", dropout=0.0, up="transposed", width=64, depth=4),
 }
@@ -30,7 +31,7 @@ HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class UNet(nn.Module):
-    """U-Net. `model.apply(variables, image, train=False)` gives logits; "dropout" rng needed in training if used.
+    """U-Net. Needs the "dropout" rng in training where `dropout` is not 0.
 
     Attributes:
       num_classes: channels of the logits.
@@ -53,9 +54,10 @@ class UNet(nn.Module):
     up: str = "transposed"
 
     def __post_init__(self):
-        for field, allowed in dict(padding=("valid", "same"), norm=("none", "batch"), up=("transposed", "bilinear")).items():
+        choices = {"padding": ("valid", "same"), "norm": ("none", "batch"), "up": ("transposed", "bilinear")}
+        for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
-                raise ValueError(f"UNet's {field} must be one of {allowed}; received {getattr(self, field)!r}")
+                raise ValueError(f"UNet's {field} must be in {allowed}; received {getattr(self, field)!r}")
         if self.depth < 1 or self.width < 1 or not 0 <= self.dropout < 1:
             raise ValueError(
                 "UNet needs depth >= 1, width >= 1 and 0 <= dropout < 1;"
@@ -77,8 +79,8 @@ class UNet(nn.Module):
     def network(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """The network of figure 1 alone: no padding around it and no cropping after it.
 
-        With "valid" padding H and W must be sizes that `valid_sizes` gives, and the logits are smaller (572 to 388
-        at depth 4); with "same" they must be multiples of 2**depth, and the logits have the same size.
+        With "valid" padding H and W must be sizes that `valid_sizes` gives, and the logits are smaller (572
+        to 388 at depth 4); with "same" they must be multiples of 2**depth, and the logits have the same size.
         """
         x = image.astype(self.dtype)
         skips = []
@@ -116,8 +118,8 @@ class UNet(nn.Module):
             x = Conv(features, (1, 1), kernel_init=HE_NORMAL, dtype=self.dtype, name=name)(x)
             return resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
         # With stride 2 a 2x2 kernel meets each output once, so the incoming nodes are the channels alone.
-        std = float(np.sqrt(2 / x.shape[-1]))
-        return ConvTranspose(features, kernel_init=nn.initializers.normal(std), dtype=self.dtype, name=name)(x)
+        normal = nn.initializers.normal(float(np.sqrt(2 / x.shape[-1])))
+        return ConvTranspose(features, kernel_init=normal, dtype=self.dtype, name=name)(x)
 
 
 def valid_sizes(size: int, depth: int) -> tuple[int, int]:

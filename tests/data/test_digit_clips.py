@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,7 @@ def test_digits_move_between_frames_and_hide_each_other():
     changed, hidden = [], 0
     for index in range(12):
         _, label = digit_clips.clip("train", index)
-        changed += [(one != next_).mean() for one, next_ in zip(label, label[1:], strict=False)]
+        changed += [(one != next_).mean() for one, next_ in itertools.pairwise(label)]
         sizes = np.stack([np.bincount(frame.ravel(), minlength=11)[1:] for frame in label])
         hidden += int((sizes.min(axis=0) < 0.8 * sizes.max(axis=0)).any())
     assert min(changed) > 0

@@ -138,7 +138,7 @@ def test_palette_masks_give_their_indices(grey, bits):
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_grey_masks_of_few_bits_are_not_stretched(bits):
-    """Written by hand, since Pillow writes no such files: a PNG of 4 x 1 pixels with the values 0, 1, 2, 3."""
+    """Made by hand, since Pillow writes no such files: a PNG of 4 x 1 pixels with the values 0, 1, 2, 3."""
     import struct
     import zlib
 

@@ -15,7 +15,7 @@ def nearest_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def antialiased_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """[H, W, C] -> float64 [height, width, C]: a triangle filter, as wide as two output pixels when reducing."""
+    """[H, W, C] -> float64 [height, width, C]: a triangle filter, two output pixels wide when reducing."""
     for axis, count in enumerate(size):
         old = image.shape[axis]
         scale = max(old / count, 1.0)

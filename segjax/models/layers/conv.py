@@ -1,7 +1,7 @@
 """Convolution and the convolution-norm-ReLU block.
 
-`Conv` is `flax.linen.Conv` with its variables and arguments; only the function that convolves is ours, so that
-pointwise and depthwise convolutions take a faster form on CPUs.
+`Conv` is `flax.linen.Conv` with its variables and arguments; only the function that convolves is ours, so
+that pointwise and depthwise convolutions take a faster form on CPUs.
 """
 
 import functools
@@ -25,10 +25,10 @@ def convolve(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of an NHWC image with an HWIO kernel, in the form that suits the platform.
+    """Convolution of an NHWC image with an HWIO kernel, in the form that suits the platform.
 
-    Args and result are those of `jax.lax.conv_general_dilated`. On CPUs a 1x1 kernel becomes a matrix product and
-    a depthwise kernel (one input channel a group, as many outputs as inputs) a sum of shifted products.
+    Args and result are those of `jax.lax.conv_general_dilated`. On CPUs a 1x1 kernel becomes a matrix product
+    and a depthwise kernel (one input channel a group, as many outputs as inputs) a sum of shifted products.
     """
 
     def plain(lhs, rhs):
@@ -47,7 +47,9 @@ def convolve(
     height, width, group_size, features = rhs.shape
     rhs_dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
     window = tuple((k - 1) * d + 1 for k, d in zip((height, width), rhs_dilation, strict=True))
-    pads = jax.lax.padtype_to_pads(lhs.shape[1:3], window, window_strides, padding) if isinstance(padding, str) else padding
+    pads = padding
+    if isinstance(padding, str):
+        pads = jax.lax.padtype_to_pads(lhs.shape[1:3], window, window_strides, padding)
     undilated = lhs_dilation is None or tuple(lhs_dilation) == (1, 1)
     no_pads = all(tuple(pad) == (0, 0) for pad in pads)
 

@@ -1,7 +1,7 @@
 """Batch normalisation (Ioffe and Szegedy 2015) with float32 statistics of the global batch.
 
-The statistics are plain reductions over N, H and W, so under `jax.jit` with a batch sharded over devices they are
-those of the whole batch; no axis name is needed.
+The statistics are plain reductions over N, H and W, so under `jax.jit` with a batch sharded over devices they
+are those of the whole batch; no axis name is needed.
 """
 
 import functools
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 class BatchNorm(nn.Module):
     """Normalises each channel over all other axes, then scales and shifts it.
 
-    Variables are those of `flax.linen.BatchNorm`: params `scale` and `bias`, batch_stats `mean` and `var`, all
-    float32 [C]. The running variance is the biased one, as in linen (PyTorch keeps the unbiased one).
+    Variables are those of `flax.linen.BatchNorm`: params `scale` and `bias`, batch_stats `mean` and `var`,
+    all float32 [C]. The running variance is the biased one, as in linen (PyTorch keeps the unbiased one).
 
     Attributes:
       momentum: weight of the old running statistics; 0.9 here is 0.1 in PyTorch.
@@ -32,8 +32,11 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[..., C] to [..., C] of `dtype`. With train=True the statistics of x are used and, where "batch_stats"
-        is mutable, the running ones move; with train=False the running ones are used."""
+        """[..., C] to [..., C] of `dtype`.
+
+        With train=True the statistics of x are used and, where "batch_stats" is mutable, the running ones
+        move; with train=False the running ones are used.
+        """
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
@@ -62,8 +65,8 @@ def normalise(
 
     Returns:
       y float32 [..., C], and mean and biased variance, float32 [C], through which no gradient flows. The
-      gradient is written out (Ioffe and Szegedy 2015, section 3) because it needs two sums over the pixels where
-      differentiating the forward pass makes four.
+      gradient is written out (Ioffe and Szegedy 2015, section 3) because it needs two sums over the pixels
+      where differentiating the forward pass makes four.
     """
     return _normalise_forward(x, scale, bias, epsilon)[0]
 
@@ -102,6 +105,9 @@ def _plain_sum(x):
 
 
 def _matmul_sum(x):
-    rows = x.reshape(-1, x.shape[-1])
+    # Column by column first: one product over all pixels would add 100,000 numbers one after the other, at a
+    # cost of two decimal digits.
+    columns = x.shape[-2:] if x.ndim > 2 else (1, x.shape[-1])
+    rows = x.reshape(-1, columns[0] * columns[1])
     ones = jnp.ones((1, rows.shape[0]), x.dtype)
-    return jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST)[0]
+    return jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST).reshape(columns).sum(0)

@@ -17,13 +17,13 @@ def max_pool(
       x: floating, [N, H, W, C].
       window: height and width of the window.
       strides: step from one window to the next; `window` where None.
-      padding: "VALID" leaves out the rows and columns that do not fill a window (PyTorch's default), "CEIL" lets
-        the last window hang over the bottom and right edge (Caffe, PyTorch's ceil_mode), "SAME" pads both sides
-        as TensorFlow does. What is padded never wins.
+      padding: "VALID" leaves out the rows and columns that do not fill a window (PyTorch's default), "CEIL"
+        lets the last window hang over the bottom and right edge (Caffe, PyTorch's ceil_mode), "SAME" pads
+        both sides as TensorFlow does. What is padded never wins.
 
     Returns:
-      [N, H', W', C] in x's dtype. Where several values of a window are equal the gradient goes to the first in
-      row-major order, as in PyTorch. A NaN in a window makes its maximum NaN.
+      [N, H', W', C] in x's dtype. Where several values of a window are equal the gradient goes to the first
+      in row-major order, as in PyTorch. A NaN in a window makes its maximum NaN.
 
     Raises:
       ValueError: unknown padding.
@@ -44,7 +44,8 @@ def _plain_2x2(x):
 
 
 def _max_pool_2x2(x):
-    # The gradient of a window reduction is a scatter, which XLA runs on one core; that of a choice is a product.
+    # The gradient of a window reduction is a scatter, which XLA runs on one core; that of a choice is a
+    # product.
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     x = x[:, :height, :width]
     rows = _first_maximum(x[:, :, 0::2], x[:, :, 1::2])

@@ -11,18 +11,19 @@ import numpy as np
 class ConvTranspose(nn.Module):
     """Transposed convolution whose kernel is a whole number of strides wide, without padding.
 
-    output[s*i + a, s*j + b, o] sums x[i, j, c] * kernel[k-1-a, k-1-b, c, o] over i, j, c: the kernel is stored as
-    `flax.linen.ConvTranspose` stores it, turned by 180 degrees from PyTorch's and Caffe's.
+    output[s*i + a, s*j + b, o] sums x[i, j, c] * kernel[k-1-a, k-1-b, c, o] over i, j, c: the kernel is
+    stored as `flax.linen.ConvTranspose` stores it, turned by 180 degrees from PyTorch's and Caffe's.
 
-    Since k = m*s, each block of s x s output pixels is a linear function of m x m input pixels. So on CPUs it is
-    computed as an m x m convolution (m = 1: a matrix product) to s*s*features channels, which are then moved into
-    space; the gradient of the plain form is far slower there.
+    Since k = m*s, each block of s x s output pixels is a linear function of m x m input pixels. So on CPUs it
+    is computed as an m x m convolution (m = 1: a matrix product) to s*s*features channels, which are then
+    moved into space; the gradient of the plain form is far slower there.
 
     Attributes:
       features: output channels.
       stride: s, in both directions.
       kernel_size: k, a multiple of s in both directions; s where None.
-      use_bias, kernel_init, bias_init, dtype: as in linen; params `kernel` [k, k, C, features], `bias` [features].
+      use_bias, kernel_init, bias_init, dtype: as in linen. Params: `kernel` [k, k, C, features], `bias`
+        [features].
     """
 
     features: int
@@ -51,10 +52,15 @@ class ConvTranspose(nn.Module):
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """What `ConvTranspose` computes: x [N, H, W, C], kernel [m*s, m*s, C, O] to [N, (H-1)s + ms, (W-1)s + ms, O]."""
+    """What `ConvTranspose` computes, without the bias.
+
+    x [N, H, W, C] and kernel [k, k, C, O], k a multiple of the stride s, to [N, (H-1)*s + k, (W-1)*s + k, O].
+    """
 
     def plain(x, kernel):
-        return jax.lax.conv_transpose(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_transpose(
+            x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     def blocks(x, kernel):
         return _conv_transpose_blocks(x, kernel, stride)
@@ -65,8 +71,8 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _conv_transpose_blocks(x, kernel, s):
     batch = x.shape[0]
     m, (channels, features) = kernel.shape[0] // s, kernel.shape[2:]
-    # Row k-1-a of the stored kernel meets output row a; a = s*p + r is row r of the block p blocks further down,
-    # that is, tap m-1-p of a correlation over the input padded by m-1.
+    # Row k-1-a of the stored kernel meets output row a; a = s*p + r is row r of the block p blocks further
+    # down, that is, tap m-1-p of a correlation over the input padded by m-1.
     kernel = kernel[::-1, ::-1].reshape(m, s, m, s, channels, features)[::-1, :, ::-1]
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(m, m, channels, s * s * features)
     if m == 1:
@@ -101,7 +107,9 @@ def bilinear_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float
       ValueError: the kernel is not square in space and in channels.
     """
     if len(shape) != 4 or shape[0] != shape[1] or shape[2] != shape[3]:
-        raise ValueError(f"a bilinear kernel has shape (size, size, channels, channels); received {tuple(shape)}")
+        raise ValueError(
+            f"a bilinear kernel has shape (size, size, channels, channels); received {tuple(shape)}"
+        )
     return jnp.asarray(bilinear_kernel(shape[0], shape[2]), dtype)
 
 
@@ -111,8 +119,9 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool 
     Args:
       x: floating, [N, H, W, C].
       size: new height and width.
-      align_corners: False: pixel centres are at half-integers and the edge pixels extend outwards (OpenCV,
-        PyTorch's and `jax.image.resize`'s default with antialias=False). True: the corner pixels' centres coincide.
+      align_corners: False puts pixel centres at half-integers and extends the edge pixels outwards, as
+        OpenCV, PyTorch and `jax.image.resize` with antialias=False do. True lets the centres of the corner
+        pixels coincide.
 
     Returns:
       [N, *size, C] in x's dtype.
@@ -120,9 +129,8 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool 
     for axis in (1, 2):
         if x.shape[axis] != size[axis - 1]:
             matrix = jnp.asarray(_interpolation_matrix(x.shape[axis], size[axis - 1], align_corners), x.dtype)
-            x = jnp.einsum(
-                "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc", matrix, x, precision=jax.lax.Precision.HIGHEST
-            )
+            product = "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc"
+            x = jnp.einsum(product, matrix, x, precision=jax.lax.Precision.HIGHEST)
     return x
 
 

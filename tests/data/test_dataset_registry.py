@@ -1,0 +1,56 @@
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from segjax.data import DATASETS, camvid, digit_clips, digit_scenes, load_dataset
+from tests.data.test_folder import some, write
+
+
+def test_an_unknown_name_gets_the_nearest_and_all_valid_ones():
+    with pytest.raises(ValueError, match="did you mean 'camvid'") as caught:
+        load_dataset("canvid", "train")
+    for name in DATASETS:
+        assert name in str(caught.value)
+
+
+def test_an_unknown_argument_lists_the_valid_ones(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'ignore_label'") as caught:
+        load_dataset("folder", "train", data_dir=tmp_path, ignore_lable=3)
+    assert "split_seed" in str(caught.value)
+    with pytest.raises(ValueError, match="'digit_scenes' takes no argument 'manual_dir'"):
+        load_dataset("digit_scenes", "train", manual_dir="x")
+
+
+def test_arguments_reach_the_data_set(tmp_path):
+    write(tmp_path, some(4, values=(0, 1, 7)))
+    data = load_dataset("folder", "train", data_dir=tmp_path, ignore_label=7, size=(3, 4))
+    assert data.info.num_classes == 2
+    assert data.source[0]["image"].shape == (3, 4, 3)
+
+
+def test_every_data_set_takes_what_a_config_may_set():
+    for load in DATASETS.values():
+        assert list(inspect.signature(load).parameters)[:2] == ["data_dir", "split"]
+        assert "size" in inspect.signature(load).parameters
+
+
+@pytest.mark.parametrize("module", [digit_scenes, digit_clips, camvid])
+def test_infos_are_complete_and_colours_can_be_told_apart(module):
+    info = module.INFO
+    assert info.name in DATASETS
+    assert info.licence
+    assert info.citation.startswith("@")
+    assert all(0 < value < 255 for value in (*info.mean, *info.std))
+    colours = info.palette.astype(int)
+    distance = np.abs(colours[:, None] - colours).sum(axis=-1) + 1000 * np.eye(len(colours))
+    assert distance.min() >= 60
+
+
+def test_importing_the_data_sets_loads_no_heavy_library():
+    heavy = ("tensorflow", "sklearn", "skimage")
+    code = f"import sys, segjax.data; print([name for name in {heavy} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import count_params
+from segjax.models.backbones.vgg import VGG16, VGG16Classifier
+from segjax.models.layers.conv import Conv
+from tests.models.variables import random_image, random_variables
+from tests.references.convolution import convolution, max_pool
+
+STAGES = (2, 2, 3, 3, 3)  # Simonyan and Zisserman 2015, table 1, column D
+
+
+def shapes_of(model, shape):
+    return jax.eval_shape(
+        lambda x: model.init(jax.random.key(0), x), jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+
+
+def test_classifier_has_the_published_number_of_parameters():
+    assert count_params(shapes_of(VGG16Classifier(), (1, 224, 224, 3))) == 138_357_544
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_features_are_those_that_feature_info_announces(batch_norm):
+    model = VGG16(width=4, batch_norm=batch_norm)
+    features, variables = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x),
+        jax.ShapeDtypeStruct((2, 97, 131, 3), jnp.float32),
+    )
+    assert list(features) == [2, 4, 8, 16, 32] == [info.stride for info in model.feature_info]
+    for info in model.feature_info:
+        assert features[info.stride].shape == (2, 97 // info.stride, 131 // info.stride, info.channels)
+    assert VGG16().feature_info[-1] == (32, 512)
+    assert ("batch_stats" in variables) == batch_norm
+
+
+def test_backbone_equals_numpy_reference():
+    model = VGG16(width=1)
+    variables = random_variables(model, (1, 35, 33, 3))
+    image = random_image((1, 35, 33, 3))
+    features = jax.jit(model.apply)(variables, image)
+    x = np.asarray(image)
+    for stage, count in enumerate(STAGES, start=1):
+        for i in range(1, count + 1):
+            layer = variables["params"][f"conv{stage}_{i}"]["conv"]
+            x = np.maximum(convolution(x, layer["kernel"], pads=((1, 1), (1, 1))) + layer["bias"], 0)
+        x = max_pool(x, (2, 2), (2, 2))
+        np.testing.assert_allclose(features[2**stage], x, rtol=1e-4, atol=1e-4)
+
+
+def test_first_fully_connected_layer_is_a_7x7_convolution():
+    # What FCN makes of it (Long et al. 2015, section 3.1).
+    model = VGG16Classifier(num_classes=3, width=1, fc_channels=5)
+    variables = random_variables(model, (1, 224, 224, 3))
+    image = random_image((1, 224, 224, 3))
+    params = variables["params"]
+    x = jax.jit(VGG16(width=1).apply)({"params": params["backbone"]}, image)[32]
+    for name, window in (("fc6", 7), ("fc7", 1), ("fc8", 1)):
+        layer = params[name]
+        kernel = layer["kernel"].reshape(window, window, x.shape[-1], -1)
+        x = Conv(kernel.shape[-1], (window, window), padding="VALID").apply(
+            {"params": {"kernel": kernel, "bias": layer["bias"]}}, x
+        )
+        x = x if name == "fc8" else jax.nn.relu(x)
+    assert x.shape == (1, 1, 1, 3)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, image), x[:, 0, 0], rtol=1e-4, atol=1e-4)

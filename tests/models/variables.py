@@ -1,0 +1,24 @@
+"""Variables for tests, made without compiling an initialiser."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def random_variables(model, shape, seed=0, **kwargs):
+    """Variables of `model` for an image of this shape: kernels of He's variance, no trivial bias or scale."""
+    rng = np.random.default_rng(seed)
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda x: model.init(key, x, **kwargs), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    def draw(path, leaf):
+        if path[-1].key in ("var", "scale"):
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
+        return jnp.asarray(spread * rng.normal(size=leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def random_image(shape, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)

@@ -1,0 +1,91 @@
+"""Evaluation of a workdir and of foreign weights, by other protocols and splits."""
+
+import json
+
+import pytest
+
+from tests.process import SMALL, run, summary
+
+
+def scores(folder, name):
+    return json.loads((folder / f"evaluation-{name}.json").read_text())
+
+
+def test_a_workdir_gives_the_score_of_its_training(trained, tmp_path):
+    workdir, _ = trained
+    output = run("evaluate", f"--workdir={workdir}", f"--output={tmp_path}")
+    found = scores(tmp_path, "digit_scenes_val_32x32_whole")
+    assert found["scores"]["mIoU"] == summary(workdir)["mIoU"]
+    assert found["params_sha256"] == summary(workdir)["params_sha256"]
+    assert "background" in output
+    assert len(list((tmp_path / "predictions").glob("*.png"))) == 2
+
+
+def test_weights_of_a_file_without_training(trained, prepared_dir, tmp_path):
+    workdir, _ = trained
+    weights = workdir / "weights.safetensors"
+    run(
+        "evaluate",
+        *SMALL,
+        f"--config.data.dir={prepared_dir}",
+        f"--config.init.path={weights}",
+        f"--output={tmp_path}",
+    )
+    found = scores(tmp_path, "digit_scenes_val_32x32_whole")
+    assert found["scores"]["mIoU"] == pytest.approx(summary(workdir)["mIoU"])
+
+
+def test_flags_change_the_protocol_and_the_file_says_so(trained, tmp_path):
+    workdir, _ = trained
+    run(
+        "evaluate",
+        f"--workdir={workdir}",
+        "--config.evaluation.split=test",
+        "--config.evaluation.window=(24, 24)",
+        "--config.evaluation.scales=(0.5, 1.0)",
+        "--config.evaluation.flip",
+        "--checkpoint=best",
+        f"--output={tmp_path}",
+    )
+    found = scores(tmp_path, "digit_scenes_test_32x32_window24x24_scales0.5-1_flip")
+    assert found["protocol"] == {
+        "dataset": "digit_scenes",
+        "split": "test",
+        "num_classes": 11,
+        "resize": "32x32",
+        "window": [24, 24],
+        "stride": None,
+        "scales": [0.5, 1.0],
+        "flip": True,
+        "size_multiple": 1,
+        "ignore": "unlabelled pixels",
+        "reduction": "micro",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --workdir DIR"),
+        (("--workdir=/nowhere",), "give --workdir DIR"),
+        ((*SMALL,), "needs weights"),
+    ],
+)
+def test_missing_arguments_are_explained(arguments, message):
+    output = run("evaluate", *arguments, status=1)
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_weights_of_another_model_are_refused(trained, prepared_dir):
+    workdir, _ = trained
+    output = run(
+        "evaluate",
+        *SMALL,
+        f"--config.data.dir={prepared_dir}",
+        "--config.model.width=8",
+        f"--config.init.path={workdir}/weights.safetensors",
+        status=1,
+    )
+    assert "needed" in output
+    assert "Traceback" not in output

@@ -1,0 +1,79 @@
+"""Every experiment loads, is valid, and trains one step when it is made small."""
+
+import ast
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from segjax import build
+from segjax.core import config as config_lib
+from segjax.core import sharding
+from segjax.core.batch import IGNORE_LABEL
+from segjax.data.dataset import DatasetInfo
+from segjax.training.step import jit_train_step
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FILES = [
+    path
+    for path in sorted((ROOT / "experiments").rglob("*.py"))
+    if "benchmarks" not in path.parts
+    and any(
+        isinstance(n, ast.FunctionDef) and n.name == "get_config" for n in ast.parse(path.read_text()).body
+    )
+]
+NUM_CLASSES = {"camvid": 11, "digit_scenes": 11, "folder": 2}
+
+
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES = [(path, variant) for path in FILES for variant in getattr(module_of(path), "VARIANTS", [""])]
+
+
+@pytest.mark.parametrize(("path", "variant"), CASES, ids=lambda value: getattr(value, "stem", value))
+def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
+    config = module_of(path).get_config(variant)
+    assert config.is_locked
+    config_lib.validate(config)
+    assert ":" not in variant
+    assert path.read_text().startswith('"""')
+    for word in ("Paper", "Command"):
+        assert word in (module_of(path).__doc__ or ""), f"the header of {path} names its {word.lower()}"
+
+    config.data.batch_size = config.training.accumulate * 2
+    config.model.update({name: value for name, value in SMALL.items() if name in config.model})
+    info = DatasetInfo(
+        config.data.name,
+        tuple(f"c{k}" for k in range(NUM_CLASSES[config.data.name])),
+        np.zeros((NUM_CLASSES[config.data.name], 3), np.uint8),
+        None,
+        (0, 0, 0),
+        (1, 1, 1),
+        ("train",),
+    )
+    model = build.model(config, info)
+    init, shapes, shardings = build.state(config, model, one_device_mesh)
+    step = jit_train_step(
+        build.train_step(config, model, info, shapes.params, one_device_mesh), shardings, one_device_mesh
+    )
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, info.num_classes, (config.data.batch_size, 33, 40)).astype(np.uint8)
+    label[:, :5] = IGNORE_LABEL
+    image = rng.standard_normal((*label.shape, 3)).astype(np.float32)
+    before = jax.device_get(init().params)
+    state, metrics = step(init(), sharding.put_batch(one_device_mesh, {"image": image, "label": label}))
+    assert np.isfinite(metrics["loss"])
+    assert state.nonfinite_count == 0
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
+    assert any(jax.tree.leaves(changed))
+
+
+SMALL = {"width": 4, "fc_channels": 8, "depth": 2}
+"""Fields of models that make them small."""

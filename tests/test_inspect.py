@@ -1,0 +1,86 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from segjax import inspect as inspect_main
+from segjax.data import digit_clips, folder
+from tests.data.test_folder import some, write
+
+
+def inspected(datasets, output, rows=2) -> str:
+    text = io.StringIO()
+    inspect_main.inspect_dataset(datasets, output, rows, Console(file=text, width=80))
+    return text.getvalue()
+
+
+def test_the_table_has_shares_images_and_weights(tmp_path):
+    image = np.zeros((10, 10, 3), np.uint8)
+    both = np.repeat(np.array([0, 0, 0, 0, 1], np.uint8), 20).reshape(10, 10)
+    void = np.where(np.arange(100).reshape(10, 10) < 50, 255, 0).astype(np.uint8)
+    pairs = {"a": (image, both), "b": (image, void), "c": (image, both)}
+    write(tmp_path, pairs, splits={"train": ["a", "b"], "val": ["c"]}, classes=["ground", "thing", "rare"])
+    data = {split: folder.load(tmp_path, split) for split in ("train", "val")}
+    lines = inspected(data, tmp_path / "sheet.png").splitlines()
+    rows = {
+        line.split()[1] if line[:1].isdigit() else line.split()[0]: line.split() for line in lines if line
+    }
+    # train: 80 + 50 of 200 pixels are ground, 20 thing, 50 unlabelled. freq 130/200 and 20/100, median 0.425.
+    assert rows["ground"][3:] == ["65.00", "2", "80.00", "1", "0.654"]
+    assert rows["thing"][3:] == ["10.00", "1", "20.00", "1", "2.125"]
+    assert rows["rare"][3:] == ["0.00", "0", "0.00", "0", "0.000"]
+    assert rows["unlabelled"] == ["unlabelled", "25.00", "0.00"]
+    assert any("2 train, 1 val" in line for line in lines)
+
+
+def test_the_sheet_shows_images_overlays_and_a_legend(tmp_path):
+    pairs = some(5, shape=(30, 40))
+    write(tmp_path, pairs)
+    data = {split: folder.load(tmp_path, split) for split in ("train", "val")}
+    inspected(data, tmp_path / "sheet.png", rows=1)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    info, example = data["train"].info, data["train"].source[0]
+    window = sheet[20:50]  # below the titles
+    np.testing.assert_array_equal(window[:, :40], example["image"])
+    colour = info.palette[example["label"]].astype(float)
+    np.testing.assert_allclose(window[:, 44:84], (example["image"] + colour) / 2, atol=0.51)
+    legend = sheet[-65:]
+    assert all((legend == colour).all(axis=-1).any() for colour in info.palette)
+
+
+def test_large_pictures_are_made_smaller(tmp_path):
+    write(tmp_path, some(2, shape=(50, 1000)))
+    data = {split: folder.load(tmp_path, split) for split in ("train", "val")}
+    inspected(data, tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape[1] <= 4 * inspect_main.MAX_WIDTH + 3 * 4
+
+
+def test_clips_are_drawn_as_strips(tmp_path, monkeypatch):
+    monkeypatch.setattr(digit_clips, "COUNTS", {"train": 2, "val": 1, "test": 1})
+    data = {"train": digit_clips.load(str(tmp_path), "train")}
+    inspected(data, tmp_path / "sheet.png", rows=1)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    np.testing.assert_array_equal(sheet[20:116, 100:196], data["train"].source[0]["image"][1])
+
+
+def test_the_command(tmp_path, root):
+    write(tmp_path / "data", some(4, shape=(20, 30)))
+    command = [sys.executable, "-m", "segjax.inspect", f"--config={root}/experiments/digit_scenes/unet.py"]
+    command += [
+        "--config.data.name=folder",
+        f"--config.data.dir={tmp_path}/data",
+        f"--output={tmp_path}/s.png",
+    ]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "class_2" in done.stdout
+    assert (tmp_path / "s.png").is_file()
+    (tmp_path / "data" / "masks" / "e01.png").write_text("broken")
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "masks/e01.png can't be read" in done.stderr
+    assert "Traceback" not in done.stderr

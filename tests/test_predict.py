@@ -1,0 +1,92 @@
+"""Prediction on files of every size and mode, with bad ones among them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax import predict
+from segjax.data import digits
+from tests.process import run
+
+
+def test_images_of_any_size_and_mode_and_a_bad_one(trained, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "rgb.png")
+    Image.fromarray(pixels).convert("L").save(folder / "grey.jpg")
+    Image.fromarray(pixels).convert("RGBA").save(folder / "sub" / "rgba.png")
+    Image.fromarray((pixels[..., 0].astype(np.uint16) * 257)).save(folder / "sixteen.png")
+    Image.fromarray(pixels[:1, :1]).save(folder / "dot.webp")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    Image.fromarray(pixels).save(folder / "rotated.jpg", exif=exif)
+    Image.fromarray(pixels).save(folder / "grey.png")  # the same name as grey.jpg but for the suffix
+    (folder / "broken.png").write_bytes((folder / "rgb.png").read_bytes()[:200])
+
+    output = run(
+        "predict", f"--workdir={trained[0]}", f"--input={folder}", f"--output={tmp_path / 'out'}", status=1
+    )
+    assert "7 of 8 images are predicted" in output
+    assert "broken.png" in output
+    assert "Traceback" not in output
+    made = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    names = ["rgb", "grey_jpg", "grey_png", "sub/rgba", "sixteen", "dot", "rotated"]
+    assert made == {f"{name}{end}.png" for name in names for end in ("", "_overlay")}
+    sizes = {name: Image.open(tmp_path / "out" / f"{name}.png").size for name in names}
+    assert sizes.pop("dot") == (1, 1)
+    assert sizes.pop("rotated") == (37, 53)
+    assert set(sizes.values()) == {(53, 37)}
+    label_map = Image.open(tmp_path / "out" / "rgb.png")
+    assert label_map.mode == "P"
+    assert np.asarray(label_map).max() < 11
+    palette = np.array(label_map.getpalette()[:33]).reshape(11, 3)
+    np.testing.assert_array_equal(palette, digits.PALETTE)
+    assert Image.open(tmp_path / "out" / "rgb_overlay.png").size[1] > 37
+
+
+def test_a_glob_and_a_single_file(trained, tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    Image.new("RGB", (20, 10)).save(tmp_path / "b.png")
+    run("predict", f"--workdir={trained[0]}", f"--input={tmp_path}/[ab].png", f"--output={tmp_path / 'out'}")
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    run(
+        "predict",
+        f"--workdir={trained[0]}",
+        f"--input={tmp_path}/a.png",
+        "--size=32x32",
+        f"--output={tmp_path / 'one'}",
+    )
+    assert Image.open(tmp_path / "one" / "a.png").size == (20, 10)
+
+
+def test_nothing_to_predict_is_an_error(trained, tmp_path):
+    output = run(
+        "predict", f"--workdir={trained[0]}", f"--input={tmp_path}/*.png", f"--output={tmp_path}", status=1
+    )
+    assert "gives none" in output
+
+
+def test_output_names_keep_folders_and_stay_unique(tmp_path):
+    files = [tmp_path / name for name in ("a.png", "sub/a.png", "b.jpg", "b.png")]
+    assert list(map(str, predict.output_names(files, tmp_path))) == ["a", "sub/a", "b_jpg", "b_png"]
+
+
+def test_parse_size():
+    assert predict.parse_size("360x480") == (360, 480)
+    assert predict.parse_size(None) is None
+    for wrong in ("360", "0x5", "axb", "1x2x3"):
+        with pytest.raises(ValueError, match="HEIGHTxWIDTH"):
+            predict.parse_size(wrong)
+
+
+def test_padding_does_not_reach_the_label_map():
+    """A predictor that sees only single pixels must give the same with and without padding."""
+
+    def probabilities(variables, image):
+        return np.array([1.0, 0.0]) * (image[..., :1] > 0) + np.array([0.0, 1.0]) * (image[..., :1] <= 0)
+
+    image = np.random.default_rng(0).integers(0, 256, (13, 9, 3), dtype=np.uint8)
+    label_map = predict.build_label_map(probabilities, (100.0,) * 3, (50.0,) * 3, 32)
+    np.testing.assert_array_equal(label_map({}, image), image[..., 0] <= 100)
