@@ -186,8 +186,8 @@ def lovasz_softmax(logits: jax.Array, label: jax.Array) -> jax.Array:
     foreground = pixels.one_hot.reshape(-1, classes).T
     valid = pixels.valid.reshape(1, -1)
     errors = jnp.where(valid, jnp.where(foreground, 1 - probability, probability), 0.0)
-    # The extension is linear for a given order: its gradient is a constant weight on each error. An error of 0
-    # comes last and adds nothing, so ignored pixels leave the others' weights as they are.
+    # The extension is linear for a given order: its gradient is a constant weight on each error. Errors of 0
+    # come last and add nothing, so ignored pixels leave the weights of the others as they are.
     slopes = jax.lax.stop_gradient(_lovasz_slopes(errors, foreground))
     present = foreground.any(-1)
     extension = jnp.where(present, (errors * slopes).sum(-1), 0.0)

@@ -248,8 +248,8 @@ def agrees(image, label, share):
 def test_image_and_label_stay_aligned(size, seed, name, dtype):
     """The pixel that gives the label has a quarter or more of the bilinear weight, at least half an axis.
 
-    When shrinking by up to 2 it is within half a step of the centre: 3/4 of the triangle's height, whose weights
-    sum to 2 or, to allow for its sampling, less than 2.5 an axis: 0.3 an axis.
+    When shrinking by a step s up to 2.5 (2, and a side of 5 rounded to 2), its weight on an axis is at least
+    1 - 0.5 / s of weights that sum to about s: 0.5 at s = 1, 0.375 at 2, 0.32 at 2.5; 0.3 leaves some room.
     """
     example = painted(size, seed % 1000, dtype)
     result = GEOMETRIC[name](example, np.random.default_rng(seed))
