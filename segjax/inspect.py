@@ -22,7 +22,7 @@ from segjax.data import load_dataset
 from segjax.data.checks import check_dataset
 from segjax.data.class_statistics import ClassStatistics, class_statistics, median_frequency_weights
 from segjax.data.dataset import Dataset, DatasetInfo
-from segjax.data.source import resize_image, resize_label
+from segjax.data.transforms import resize_image, resize_label
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, whose data section is looked at.")
 OUTPUT = flags.DEFINE_string("output", "", "The sheet's file; '' is inspect-<name>.png.")

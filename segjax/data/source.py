@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from segjax.data.dataset import Dataset, Source
+from segjax.data.transforms import resize_image, resize_label
 
 
 def resized(dataset: Dataset, size: tuple[int, int] | None) -> Dataset:
@@ -27,24 +27,6 @@ def resized(dataset: Dataset, size: tuple[int, int] | None) -> Dataset:
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be (height, width), 1 or more each; received {tuple(size)}")
     return Dataset(dataset.info, dataset.split, _Resized(dataset.source, tuple(size)), dataset.ids)
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [..., H, W, 3] -> uint8 [..., height, width, 3], bilinear, antialiased; size: (height, width)."""
-    if image.shape[-3:-1] == size:
-        return image
-    frames = image.reshape(-1, *image.shape[-3:])
-    height, width = size
-    out = [np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BILINEAR)) for f in frames]
-    return np.stack(out).reshape(*image.shape[:-3], height, width, 3)
-
-
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """[..., H, W] -> [..., height, width]: output pixel i takes input pixel floor((i + 0.5) * in / out)."""
-    rows, columns = (
-        (2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(size, label.shape[-2:], strict=True)
-    )
-    return label[..., rows[:, None], columns]
 
 
 class _Resized:
