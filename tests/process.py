@@ -15,6 +15,7 @@ SMALL = [
     "--config.data.augment.flip_horizontal=0.5",
     "--config.model.width=4",
     "--config.model.depth=2",
+    "--config.optimizer.learning_rate=0.004",
     "--config.optimizer.warmup_steps=0",
     "--config.training.steps=12",
     "--config.training.log_every=2",

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from segjax.core.config import default_config, finish
 
 VARIANTS = {
-    "half": dict(size=(180, 240), crop_size=(160, 160), batch_size=8, width=16, steps=3000, rate=2e-3),
+    "half": dict(size=(180, 240), crop_size=(160, 160), batch_size=4, width=24, steps=1500, rate=2e-3),
     "full": dict(size=(0, 0), crop_size=(320, 320), batch_size=16, width=64, steps=20_000, rate=1e-3),
 }
 
@@ -43,6 +43,7 @@ def get_config(variant: str = "half") -> ConfigDict:
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = chosen["rate"]
     config.optimizer.schedule = "cosine"
+    config.optimizer.b2 = 0.99
     config.optimizer.warmup_steps = 100
     config.optimizer.weight_decay = 1e-2
     config.optimizer.clip_norm = 1.0

@@ -17,19 +17,21 @@ def get_config(variant: str = "") -> ConfigDict:
     config = default_config()
 
     config.data.name = "digit_scenes"
-    config.data.batch_size = 16
+    config.data.batch_size = 2
 
-    config.model.update(name="unet", padding="same", norm="batch", width=16, depth=4, dropout=0.0)
+    config.model.update(name="unet", padding="same", norm="batch", width=24, depth=3, dropout=0.0)
 
+    # Few steps, so a short memory: Adam's second moment is that of the last 20 steps.
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 4e-3
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.b2 = 0.95
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-3
 
-    config.training.steps = 500
-    config.training.log_every = 25
-    config.training.eval_every = 250
-    config.checkpoint.every = 250
-    config.evaluation.batch_size = 16
+    config.training.steps = 900
+    config.training.log_every = 50
+    config.training.eval_every = 450
+    config.checkpoint.every = 150
+    config.evaluation.batch_size = 8
     return finish(config)

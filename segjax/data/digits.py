@@ -152,7 +152,7 @@ def random_background(rng: np.random.Generator, shape: tuple[int, int]) -> np.nd
     if rng.random() < 0.5:
         image = image[:, ::-1]
     tint = rng.uniform(0.75, 1.25, 3)
-    image = (image - image.mean()) * rng.uniform(0.4, 0.9) + rng.uniform(70, 185)
+    image = (image - image.mean()) * rng.uniform(0.25, 0.5) + rng.uniform(40, 110)
     return np.clip(image * tint, 0, 255).astype(np.uint8)
 
 
@@ -229,18 +229,18 @@ def random_digit(
 def coloured(
     rng: np.random.Generator, digit: Digit, ink: Ink, background: np.ndarray, contrast: float
 ) -> Digit:
-    """The digit with a random opacity, and an ink whose luma differs from the background under it.
+    """The digit with a random opacity, and an ink whose luma is above that of the background under it.
 
     Args:
       background: uint8 [H, W, 3].
-      contrast: least difference of the lumas, 0..100.
+      contrast: least difference of the lumas before the opacity, 0..255; white where no colour has it.
     """
     under = background[ink.window][ink.covers]
     target = float(under.mean(axis=0) @ _LUMA) if len(under) else 127.0
     colours = rng.uniform(0, 255, (20, 3))
-    far = np.flatnonzero(np.abs(colours @ _LUMA - target) >= contrast)
-    colour = colours[far[0]] if len(far) else np.full(3, 0.0 if target > 127.5 else 255.0)
-    return dataclasses.replace(digit, ink=tuple(colour), opacity=rng.uniform(0.75, 1.0))
+    far = np.flatnonzero(colours @ _LUMA - target >= contrast)
+    colour = colours[far[0]] if len(far) else np.full(3, 255.0)
+    return dataclasses.replace(digit, ink=tuple(colour), opacity=rng.uniform(0.9, 1.0))
 
 
 def add_noise(rng: np.random.Generator, image: np.ndarray, deviation: float) -> np.ndarray:

@@ -106,10 +106,10 @@ def test_scenes_have_all_classes_and_a_fair_contrast():
     for index in range(60):
         image, label = digit_scenes.scene("train", index)
         seen += np.bincount(np.unique(label), minlength=11)
-        assert 1 <= len(np.unique(label)) - 1 <= 5
+        assert 4 <= len(np.unique(label)) - 1 <= 10
         assert label.max() <= 10
         ring = (image @ luma)[label == 0].mean()
-        assert abs((image @ luma)[label > 0] - ring).mean() > 15
+        assert (image @ luma)[label > 0].mean() - ring > 50
     assert (seen > 0).all()
 
 
