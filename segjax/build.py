@@ -23,7 +23,7 @@ from segjax.evaluation.inference import Apply, build_predict
 from segjax.evaluation.protocol import Protocol
 from segjax.models import build_model
 from segjax.training import losses, optim
-from segjax.training.checkpoint import CheckpointError, Checkpointer
+from segjax.training.checkpoint import Checkpointer, CheckpointError
 from segjax.training.state import TrainState, create_state
 from segjax.training.step import make_train_step
 from segjax.training.weights import load_weights
@@ -36,9 +36,7 @@ def datasets(config: ConfigDict, splits: list[str]) -> dict[str, Dataset]:
     """The named splits, prepared by the first process where they are not there yet."""
 
     def load():
-        return {
-            split: load_dataset(config.data.name, split, **config_lib.data_kwargs(config)) for split in splits
-        }
+        return {split: load_dataset(config.data.name, split, **config_lib.data_kwargs(config)) for split in splits}
 
     if jax.process_count() == 1:
         return load()
@@ -143,9 +141,7 @@ def initial_variables(config: ConfigDict, target: TrainState, mesh: Mesh) -> dic
     wanted = {"params": target.params, **target.model_state}
     if path.is_dir():
         variables = restored_variables(path, mesh)
-        problems = [
-            f"{a} != {b}" for a, b in zip(shapes_text(variables), shapes_text(wanted), strict=False) if a != b
-        ]
+        problems = [f"{a} != {b}" for a, b in zip(shapes_text(variables), shapes_text(wanted), strict=False) if a != b]
         if problems or jax.tree.structure(variables) != jax.tree.structure(wanted):
             raise ValueError(
                 f"the model in config.init.path = {path} must be the one that the config describes;"
@@ -156,10 +152,7 @@ def initial_variables(config: ConfigDict, target: TrainState, mesh: Mesh) -> dic
 
 
 def shapes_text(tree: Any) -> list[str]:
-    return [
-        f"{optim.path_name(path)} {list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
+    return [f"{optim.path_name(path)} {list(leaf.shape)}" for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last") -> dict[str, Any]:
@@ -181,9 +174,7 @@ def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last"
         else:
             step = checkpointer.best_step() if checkpoint == "best" else int(checkpoint)
             if step not in steps:
-                raise CheckpointError(
-                    f"--checkpoint must be last, best or one of {steps}; received {checkpoint}"
-                )
+                raise CheckpointError(f"--checkpoint must be last, best or one of {steps}; received {checkpoint}")
             restored, _ = checkpointer.restore(step, target)
     return restored.eval_variables()
 
@@ -218,9 +209,7 @@ def predictor(module: nn.Module, chosen: Protocol) -> Apply:
     )
 
 
-def evaluator(
-    config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any
-) -> Evaluator:
+def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:
     """What scores the model on a split; kwargs go to `Evaluator`."""
     chosen = protocol(config, dataset.info, dataset.split)
     batches = partial(

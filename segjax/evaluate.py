@@ -22,17 +22,6 @@ from segjax.training.checkpoint import CheckpointError, versions
 from segjax.training.state import params_sha256
 from segjax.training.workdir import environment
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file; the workdir's own where it is left out."
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, for its config and checkpoint.")
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "last", "Of the workdir: last, best (by validation mIoU) or a step."
-)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder for the scores and pictures; default: the workdir, or here."
-)
-
 
 def main() -> None:
     """From flags to evaluation-<protocol>.json, in the order in which it happens."""
@@ -41,9 +30,7 @@ def main() -> None:
         raise ValueError("give --workdir DIR of a training, or --config FILE with --config.init.path=WEIGHTS")
     config_lib.validate(config)
     if not WORKDIR.value and not config.init.path:
-        raise ValueError(
-            "--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training"
-        )
+        raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
     output = Path(OUTPUT.value or WORKDIR.value or ".").expanduser()
     mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
@@ -76,4 +63,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Here, so that several mains can be imported into one process.
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file; the workdir's own where it is left out.")
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, for its config and checkpoint.")
+    CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "Of the workdir: last, best (by validation mIoU) or a step.")
+    OUTPUT = flags.DEFINE_string("output", None, "Folder for the scores and pictures; default: the workdir, or here.")
     run(main, expected=(CheckpointError,))

@@ -24,10 +24,6 @@ from segjax.data.class_statistics import ClassStatistics, class_statistics, medi
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.transforms import resize_image, resize_label
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, whose data section is looked at.")
-OUTPUT = flags.DEFINE_string("output", "", "The sheet's file; '' is inspect-<name>.png.")
-ROWS = flags.DEFINE_integer("rows", 4, "Rows of the sheet, a split.", lower_bound=1)
-
 MAX_WIDTH = 480
 """Pixels; wider pictures are made smaller for the sheet."""
 
@@ -144,4 +140,8 @@ def _at_most(example: Mapping, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
+    # Here, so that several mains can be imported into one process.
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, whose data section is looked at.")
+    OUTPUT = flags.DEFINE_string("output", "", "The sheet's file; '' is inspect-<name>.png.")
+    ROWS = flags.DEFINE_integer("rows", 4, "Rows of the sheet, a split.", lower_bound=1)
     run(main, required=("config",))

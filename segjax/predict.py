@@ -28,19 +28,6 @@ from segjax.data.pipeline import round_up
 from segjax.evaluation.inference import resize
 from segjax.training.checkpoint import CheckpointError
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file; the workdir's own where it is left out."
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, for its config and checkpoint.")
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "last", "Of the workdir: last, best (by validation mIoU) or a step."
-)
-INPUT = flags.DEFINE_string("input", None, "An image, a folder (with its subfolders), or a glob in quotes.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the label maps and overlays.")
-SIZE = flags.DEFINE_string(
-    "size", None, "HEIGHTxWIDTH at which the network sees the images; label maps keep each image's own size."
-)
-
 
 def main() -> None:
     """From flags to PNGs, in the order in which it happens."""
@@ -61,9 +48,7 @@ def main() -> None:
     elif config.init.path:
         variables = build.initial_variables(config, build.state(config, model, mesh)[1], mesh)
     else:
-        raise ValueError(
-            "--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training"
-        )
+        raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
     variables = jax.device_put(variables, jax.local_devices()[0])
 
     protocol = build.protocol(config, info, config.evaluation.split)
@@ -102,9 +87,7 @@ def find_images(pattern: str) -> tuple[list[Path], Path]:
     if path.is_file():
         return [path], path.parent
     if path.is_dir():
-        files = sorted(
-            file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-        )
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     else:
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
         path = Path(*_common_parts([file.parent for file in files])) if files else path
@@ -158,9 +141,7 @@ def build_label_map(
 
     @jax.jit
     def padded_labels(variables, image, inside):
-        image = jnp.where(
-            inside[..., None], (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std), 0.0
-        )
+        image = jnp.where(inside[..., None], (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std), 0.0)
         return predict(variables, image[None])[0].argmax(-1).astype(jnp.uint8)
 
     def label_map(variables, image):
@@ -184,4 +165,15 @@ def write_label_map(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
+    # Here, so that several mains can be imported into one process.
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file; the workdir's own where it is left out.")
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, for its config and checkpoint.")
+    CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "Of the workdir: last, best (by validation mIoU) or a step.")
+    INPUT = flags.DEFINE_string("input", None, "An image, a folder (with its subfolders), or a glob in quotes.")
+    OUTPUT = flags.DEFINE_string("output", None, "Folder for the label maps and overlays.")
+    SIZE = flags.DEFINE_string(
+        "size",
+        None,
+        "HEIGHTxWIDTH at which the network sees the images; label maps keep each image's own size.",
+    )
     run(main, required=("input", "output"), expected=(CheckpointError,))

@@ -32,11 +32,6 @@ from segjax.training.step import jit_train_step
 from segjax.training.weights import save_weights
 from segjax.training.workdir import environment, peak_memory_bytes, prepare_workdir
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file; FILE:VARIANT picks a variant of it."
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where it is not there.")
-
 
 def main() -> None:
     """The whole run, from flags to summary.json, in the order in which it happens."""
@@ -166,4 +161,7 @@ def main_or_pause() -> None:
 
 
 if __name__ == "__main__":
+    # Here, so that several mains can be imported into one process.
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file; FILE:VARIANT picks a variant of it.")
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where it is not there.")
     run(main_or_pause, required=("config", "workdir"), expected=(CheckpointError, NonFiniteError))

@@ -20,9 +20,7 @@ FILES = [
     path
     for path in sorted((ROOT / "experiments").rglob("*.py"))
     if "benchmarks" not in path.parts
-    and any(
-        isinstance(n, ast.FunctionDef) and n.name == "get_config" for n in ast.parse(path.read_text()).body
-    )
+    and any(isinstance(n, ast.FunctionDef) and n.name == "get_config" for n in ast.parse(path.read_text()).body)
 ]
 NUM_CLASSES = {"camvid": 11, "digit_scenes": 11, "folder": 2}
 

@@ -43,9 +43,7 @@ def violations(source: str, names: set[str]) -> list[str]:
     return problems
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "segjax").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "segjax").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(path):
     parts = path.relative_to(ROOT / "segjax").parts
     assert not violations(parts[0] if len(parts) > 1 else "", imported_modules(path))

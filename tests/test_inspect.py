@@ -25,9 +25,7 @@ def test_the_table_has_shares_images_and_weights(tmp_path):
     write(tmp_path, pairs, splits={"train": ["a", "b"], "val": ["c"]}, classes=["ground", "thing", "rare"])
     data = {split: folder.load(tmp_path, split) for split in ("train", "val")}
     lines = inspected(data, tmp_path / "sheet.png").splitlines()
-    rows = {
-        line.split()[1] if line[:1].isdigit() else line.split()[0]: line.split() for line in lines if line
-    }
+    rows = {line.split()[1] if line[:1].isdigit() else line.split()[0]: line.split() for line in lines if line}
     # train: 80 + 50 of 200 pixels are ground, 20 thing, 50 unlabelled. freq 130/200 and 20/100, median 0.425.
     assert rows["ground"][3:] == ["65.00", "2", "80.00", "1", "0.654"]
     assert rows["thing"][3:] == ["10.00", "1", "20.00", "1", "2.125"]

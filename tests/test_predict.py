@@ -17,7 +17,7 @@ def test_images_of_any_size_and_mode_and_a_bad_one(trained, tmp_path):
     Image.fromarray(pixels).save(folder / "rgb.png")
     Image.fromarray(pixels).convert("L").save(folder / "grey.jpg")
     Image.fromarray(pixels).convert("RGBA").save(folder / "sub" / "rgba.png")
-    Image.fromarray((pixels[..., 0].astype(np.uint16) * 257)).save(folder / "sixteen.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
     Image.fromarray(pixels[:1, :1]).save(folder / "dot.webp")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees
@@ -25,9 +25,7 @@ def test_images_of_any_size_and_mode_and_a_bad_one(trained, tmp_path):
     Image.fromarray(pixels).save(folder / "grey.png")  # the same name as grey.jpg but for the suffix
     (folder / "broken.png").write_bytes((folder / "rgb.png").read_bytes()[:200])
 
-    output = run(
-        "predict", f"--workdir={trained[0]}", f"--input={folder}", f"--output={tmp_path / 'out'}", status=1
-    )
+    output = run("predict", f"--workdir={trained[0]}", f"--input={folder}", f"--output={tmp_path / 'out'}", status=1)
     assert "7 of 8 images are predicted" in output
     assert "broken.png" in output
     assert "Traceback" not in output
@@ -62,9 +60,7 @@ def test_a_glob_and_a_single_file(trained, tmp_path):
 
 
 def test_nothing_to_predict_is_an_error(trained, tmp_path):
-    output = run(
-        "predict", f"--workdir={trained[0]}", f"--input={tmp_path}/*.png", f"--output={tmp_path}", status=1
-    )
+    output = run("predict", f"--workdir={trained[0]}", f"--input={tmp_path}/*.png", f"--output={tmp_path}", status=1)
     assert "gives none" in output
 
 

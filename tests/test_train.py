@@ -122,9 +122,7 @@ def test_another_config_is_refused_and_names_the_fields(trained, prepared_dir):
         ("--config.init.path=/nowhere.safetensors", 1, "neither"),
     ],
 )
-def test_wrong_configs_fail_in_words_before_anything_is_compiled(
-    prepared_dir, tmp_path, flag, status, message
-):
+def test_wrong_configs_fail_in_words_before_anything_is_compiled(prepared_dir, tmp_path, flag, status, message):
     output = run("train", *small(prepared_dir, tmp_path / "run", flag), status=status)
     assert message in output
     assert "compiling" not in output
@@ -134,9 +132,7 @@ def test_wrong_configs_fail_in_words_before_anything_is_compiled(
 def test_nan_stops_with_step_parts_and_examples(prepared_dir, tmp_path):
     output = run(
         "train",
-        *small(
-            prepared_dir, tmp_path, "--config.optimizer.learning_rate=1e30", "--config.checkpoint.every=1"
-        ),
+        *small(prepared_dir, tmp_path, "--config.optimizer.learning_rate=1e30", "--config.checkpoint.every=1"),
         status=1,
     )
     assert re.search(r"at step \d+ these were not: .*the gradient of", output)

@@ -34,9 +34,7 @@ def get_config(variant: str = "half") -> ConfigDict:
     config.data.augment.flip_horizontal = 0.5
     config.data.augment.photometric = 1.0
 
-    config.model.update(
-        name="unet", padding="same", norm="batch", width=chosen["width"], depth=4, dropout=0.0
-    )
+    config.model.update(name="unet", padding="same", norm="batch", width=chosen["width"], depth=4, dropout=0.0)
 
     config.loss.cross_entropy = 1.0
 

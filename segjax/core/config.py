@@ -63,7 +63,7 @@ def default_config() -> ConfigDict:
             },
             "model": {"name": "unet", "dtype": "float32"},  # the model's own fields stand beside these
             "loss": {
-                **{name: 0.0 for name in LOSS_TERMS},  # weight of each term
+                **dict.fromkeys(LOSS_TERMS, 0.0),  # weight of each term
                 "cross_entropy": 1.0,
                 "class_weights": (),  # one a class; () weighs all alike
                 "label_smoothing": 0.0,
@@ -183,9 +183,7 @@ def _value_problems(config: ConfigDict):
     low, high = data.augment.scale if len(data.augment.scale) == 2 else (0, 0)
     yield from need(0 < low <= high, "data.augment.scale", "(low, high) with 0 < low <= high")
     varies = (low, high) != (1.0, 1.0)
-    yield from need(
-        not varies or all(data.crop_size), "data.crop_size", "set where data.augment.scale varies the size"
-    )
+    yield from need(not varies or all(data.crop_size), "data.crop_size", "set where data.augment.scale varies the size")
     for name in ("flip_horizontal", "flip_vertical"):
         yield from need(0 <= data.augment[name] <= 1, f"data.augment.{name}", "a probability")
     for name in ("photometric", "rotation", "elastic"):
@@ -200,9 +198,7 @@ def _value_problems(config: ConfigDict):
     yield from one_of("optimizer.name", optimizer.name, OPTIMIZERS)
     yield from one_of("optimizer.schedule", optimizer.schedule, SCHEDULES)
     yield from need(optimizer.learning_rate > 0, "optimizer.learning_rate", "above 0")
-    yield from need(
-        0 <= optimizer.warmup_steps <= training.steps, "optimizer.warmup_steps", "in 0..training.steps"
-    )
+    yield from need(0 <= optimizer.warmup_steps <= training.steps, "optimizer.warmup_steps", "in 0..training.steps")
     for name in ("weight_decay", "clip_norm"):
         yield from need(optimizer[name] >= 0, f"optimizer.{name}", "0 or more")
     for name in ("momentum", "b2"):

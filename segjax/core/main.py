@@ -13,9 +13,7 @@ from absl import app, flags
 from segjax.core.sharding import initialize_processes
 
 
-def run(
-    main: Callable[[], None], *, required: Sequence[str] = (), expected: tuple[type[Exception], ...] = ()
-):
+def run(main: Callable[[], None], *, required: Sequence[str] = (), expected: tuple[type[Exception], ...] = ()):
     """Parse the flags, join the other processes and call `main`. Never returns.
 
     A ValueError, an OSError or an error of `expected` ends the program with its message and status 1; set
@@ -38,9 +36,7 @@ def run(
         except (ValueError, OSError, *expected) as error:
             if os.environ.get("SEGJAX_TRACEBACK") == "1":
                 raise
-            print(
-                f"error: {error}\n(SEGJAX_TRACEBACK=1 shows where it was raised)", file=sys.stderr, flush=True
-            )
+            print(f"error: {error}\n(SEGJAX_TRACEBACK=1 shows where it was raised)", file=sys.stderr, flush=True)
             # Other processes of the run may wait for this one; a normal end would wait for them in turn.
             os._exit(1) if jax.process_count() > 1 else sys.exit(1)
 

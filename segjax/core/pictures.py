@@ -24,9 +24,7 @@ def default_palette(num_classes: int) -> np.ndarray:
     return palette.astype(np.uint8)
 
 
-def colourise(
-    label: np.ndarray, palette: np.ndarray, ignored: tuple[int, int, int] = (0, 0, 0)
-) -> np.ndarray:
+def colourise(label: np.ndarray, palette: np.ndarray, ignored: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
     """A label's classes as colours.
 
     Args:
@@ -101,16 +99,12 @@ def panel_row(images: Sequence[np.ndarray], titles: Sequence[str] | None = None,
         raise ValueError(f"each picture needs a title; received {len(titles)} titles, {len(images)} pictures")
     top = 0 if titles is None else 20
     height = max(image.shape[0] for image in images) + top
-    canvas = Image.new(
-        "RGB", (sum(image.shape[1] for image in images) + gap * (len(images) - 1), height), BACKGROUND
-    )
+    canvas = Image.new("RGB", (sum(image.shape[1] for image in images) + gap * (len(images) - 1), height), BACKGROUND)
     draw, x = ImageDraw.Draw(canvas), 0
     for number, image in enumerate(images):
         canvas.paste(Image.fromarray(image), (x, top))
         if titles is not None:
-            draw.text(
-                (x + 2, top / 2), _shortened(titles[number], image.shape[1]), TEXT, _font(), anchor="lm"
-            )
+            draw.text((x + 2, top / 2), _shortened(titles[number], image.shape[1]), TEXT, _font(), anchor="lm")
         x += image.shape[1] + gap
     return np.asarray(canvas)
 

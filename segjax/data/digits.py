@@ -179,9 +179,7 @@ def ink_of(digit: Digit, shape: tuple[int, int]) -> Ink:
     return Ink(window, np.clip((patch - _INK_THRESHOLD) * np.float32(digit.size / 6) + 0.5, 0, 1))
 
 
-def compose(
-    background: np.ndarray, digits: Sequence[Digit], inks: Sequence[Ink]
-) -> tuple[np.ndarray, np.ndarray]:
+def compose(background: np.ndarray, digits: Sequence[Digit], inks: Sequence[Ink]) -> tuple[np.ndarray, np.ndarray]:
     """Lay digits over a background, later ones over earlier ones.
 
     Args:
@@ -226,9 +224,7 @@ def random_digit(
     )
 
 
-def coloured(
-    rng: np.random.Generator, digit: Digit, ink: Ink, background: np.ndarray, contrast: float
-) -> Digit:
+def coloured(rng: np.random.Generator, digit: Digit, ink: Ink, background: np.ndarray, contrast: float) -> Digit:
     """The digit with a random opacity, and an ink whose luma is above that of the background under it.
 
     Args:

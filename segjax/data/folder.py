@@ -111,17 +111,13 @@ def made_splits(ids: Sequence[str], seed: int) -> dict[str, list[str]]:
     order = [names[index] for index in np.random.default_rng(seed).permutation(count)]
     val, test = max(1, count // 10), count // 10
     parts = {"train": order[val + test :], "val": order[:val], "test": order[val : val + test]}
-    return {
-        split: sorted(id_ for group in part for id_ in groups[group]) for split, part in parts.items() if part
-    }
+    return {split: sorted(id_ for group in part for id_ in groups[group]) for split, part in parts.items() if part}
 
 
 def _files(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """id -> file, sorted by id. Of two files with one id the first suffix counts."""
     if not (root / folder).is_dir():
-        raise FileNotFoundError(
-            f"{root / folder} must be there: give the folder that holds images/ and masks/"
-        )
+        raise FileNotFoundError(f"{root / folder} must be there: give the folder that holds images/ and masks/")
     files: dict[str, Path] = {}
     for suffix in suffixes:
         for path in (root / folder).rglob("*"):
@@ -132,9 +128,7 @@ def _files(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, Path
 
 def _read_splits(root: Path) -> dict[str, list[str]]:
     files = sorted((root / "splits").glob("*.txt"))
-    return {
-        file.stem: [line.strip() for line in file.read_text().splitlines() if line.strip()] for file in files
-    }
+    return {file.stem: [line.strip() for line in file.read_text().splitlines() if line.strip()] for file in files}
 
 
 def _stamped(paths: Sequence[Path]) -> tuple[tuple[str, int], ...]:

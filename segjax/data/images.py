@@ -78,8 +78,7 @@ def read_palette(file: str | os.PathLike | bytes) -> np.ndarray | None:
 def _mask_values(image: Image.Image, raw_mode: str, name: str) -> np.ndarray:
     if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
         raise ValueError(
-            f"{name} must hold one class index a pixel; its mode is {image.mode!r}. "
-            + _advice(np.array(image))
+            f"{name} must hold one class index a pixel; its mode is {image.mode!r}. " + _advice(np.array(image))
         )
     values = np.array(image)
     low, high = int(values.min(initial=0)), int(values.max(initial=0))

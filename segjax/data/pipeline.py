@@ -60,9 +60,7 @@ def training_batches(
     if len(dataset) == 0:
         raise ValueError(f"split {dataset.split!r} of {dataset.info.name!r} must have examples; it has none")
     if batch_size % process_count:
-        raise ValueError(
-            f"data.batch_size must be a multiple of the {process_count} processes; received {batch_size}"
-        )
+        raise ValueError(f"data.batch_size must be a multiple of the {process_count} processes; received {batch_size}")
     order = training_order(len(dataset), steps * batch_size, seed)
     batches = order.random_map(_ReadAndTransform(dataset.source, transform)).batch(
         batch_size // process_count, drop_remainder=True
@@ -129,9 +127,7 @@ def evaluation_batches(
     for size in sorted(set(sizes)):
         indices = [index for index, other in enumerate(sizes) if other == size]
         for first in range(0, len(indices), batch_size):
-            mine = indices[
-                first + process_index * local : min(first + batch_size, first + (process_index + 1) * local)
-            ]
+            mine = indices[first + process_index * local : min(first + batch_size, first + (process_index + 1) * local)]
             yield _padded_batch([(i, normalise(dataset.source[i])) for i in mine], size, local)
 
 

@@ -29,9 +29,7 @@ def load_prepared(
       ValueError: the data set has no such split.
     """
     if split not in info.splits:
-        raise ValueError(
-            f"split of {info.name!r} must be one of {', '.join(info.splits)}; received {split!r}"
-        )
+        raise ValueError(f"split of {info.name!r} must be one of {', '.join(info.splits)}; received {split!r}")
     source = TfdsSource(prepare(make_builder, download_config), split, info.ignore_label)
     return Dataset(info, split, source, source.ids())
 

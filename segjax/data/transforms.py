@@ -83,18 +83,12 @@ def build_transforms(
             raise ValueError(f"augment.{key} is unknown; {nearest(key, OFF)}")
     values = {**OFF, **augment}
     low, high = _pair("augment.scale", values["scale"])
-    _check_range(
-        "augment.scale", values["scale"], 0 < low <= high < math.inf, "(low, high) with 0 < low <= high"
-    )
+    _check_range("augment.scale", values["scale"], 0 < low <= high < math.inf, "(low, high) with 0 < low <= high")
     for key in ("flip_horizontal", "flip_vertical"):
         _check_range(f"augment.{key}", values[key], 0 <= values[key] <= 1, "a probability")
     strength = float(values["photometric"])
-    _check_range(
-        "augment.photometric", strength, 0 <= strength <= MAX_PHOTOMETRIC, f"in [0, {MAX_PHOTOMETRIC}]"
-    )
-    _check_range(
-        "augment.rotation", values["rotation"], 0 <= values["rotation"] <= 180, "in [0, 180] degrees"
-    )
+    _check_range("augment.photometric", strength, 0 <= strength <= MAX_PHOTOMETRIC, f"in [0, {MAX_PHOTOMETRIC}]")
+    _check_range("augment.rotation", values["rotation"], 0 <= values["rotation"] <= 180, "in [0, 180] degrees")
     _check_range("augment.elastic", values["elastic"], 0 <= values["elastic"] < math.inf, "0 or more pixels")
     mean, std = tuple(map(float, mean)), tuple(map(float, std))
     _check_range("mean", mean, len(mean) == 3, "one value a channel, 3")
@@ -124,9 +118,7 @@ def build_transforms(
     return Transforms(tuple(steps), mean, std)
 
 
-def random_scale(
-    example: Example, rng: np.random.Generator, *, low: float = 0.5, high: float = 2.0
-) -> dict[str, Any]:
+def random_scale(example: Example, rng: np.random.Generator, *, low: float = 0.5, high: float = 2.0) -> dict[str, Any]:
     """Resize by a factor that is uniform in [low, high], the same for both axes."""
     height, width = example["label"].shape[-2:]
     factor = rng.uniform(low, high)
@@ -207,9 +199,7 @@ def elastic_deformation(
     return _warp(example, source_y, source_x, fill)
 
 
-def photometric_distortion(
-    example: Example, rng: np.random.Generator, *, strength: float = 1.0
-) -> dict[str, Any]:
+def photometric_distortion(example: Example, rng: np.random.Generator, *, strength: float = 1.0) -> dict[str, Any]:
     """Random colours as in SSD (Liu et al. 2016, sec. 2.2) and mmsegmentation's PhotoMetricDistortion.
 
     Each with probability 1/2, at strength s: brightness, + uniform in [-32 s, 32 s]; contrast, times uniform
@@ -267,8 +257,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.dtype == np.uint8:
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     channels = [
-        np.asarray(Image.fromarray(image[..., c]).resize((width, height), Image.Resampling.BILINEAR))
-        for c in range(3)
+        np.asarray(Image.fromarray(image[..., c]).resize((width, height), Image.Resampling.BILINEAR)) for c in range(3)
     ]
     return np.stack(channels, axis=-1)
 
@@ -306,9 +295,7 @@ def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     360x480, where scipy.ndimage.map_coordinates takes 16 to 21.
     """
     width = image.shape[1]
-    planes = [
-        np.pad(image[..., c], ((0, 1), (0, 1)), mode="edge").astype(np.float32).ravel() for c in range(3)
-    ]
+    planes = [np.pad(image[..., c], ((0, 1), (0, 1)), mode="edge").astype(np.float32).ravel() for c in range(3)]
     rounding = np.float32(0.5 if image.dtype == np.uint8 else 0.0)
     out = np.empty((*y.shape, 3), image.dtype)
     for start in range(0, y.shape[0], _WARP_ROWS):
@@ -354,11 +341,7 @@ def _fill_value(fill: Sequence[float], dtype: np.dtype) -> np.ndarray:
 
 def _check_example(example: Example) -> None:
     image, label = example["image"], example["label"]
-    if (
-        image.shape != (*label.shape, 3)
-        or image.dtype not in (np.uint8, np.float32)
-        or label.dtype != np.uint8
-    ):
+    if image.shape != (*label.shape, 3) or image.dtype not in (np.uint8, np.float32) or label.dtype != np.uint8:
         raise ValueError(
             "image must be uint8 or float32 [H, W, 3] and label uint8 [H, W] of the same size; received image"
             f" {image.dtype} {list(image.shape)} and label {label.dtype} {list(label.shape)}"

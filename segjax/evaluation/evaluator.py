@@ -54,9 +54,7 @@ class Evaluator:
           progress: show a bar.
         """
         if len(dataset) == 0:
-            raise ValueError(
-                f"split {dataset.split!r} of {dataset.info.name!r} must have examples; it has none"
-            )
+            raise ValueError(f"split {dataset.split!r} of {dataset.info.name!r} must have examples; it has none")
         self.dataset, self.protocol = dataset, protocol
         self._batches, self._mesh, self._progress = batches, mesh, progress
         self._drawn = {int(index) for index in np.linspace(0, len(dataset) - 1, min(images, len(dataset)))}
@@ -100,9 +98,7 @@ class Evaluator:
         """The scores that are one number."""
         return {name: value for name, value in scores.items() if np.ndim(value) == 0}
 
-    def write(
-        self, folder: str | Path, scores: Mapping[str, Any], facts: Mapping[str, Any] | None = None
-    ) -> Path:
+    def write(self, folder: str | Path, scores: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Path:
         """Write `evaluation-<protocol>.json` and `predictions/<id>.png` of the last call. Returns the JSON's path."""
         folder = Path(folder)
         names = self.dataset.info.class_names
@@ -114,8 +110,7 @@ class Evaluator:
                 "protocol": self.protocol.to_dict(),
                 "scores": self.scalars(scores),
                 "per_class": {
-                    kind: dict(zip(names, scores[kind].tolist(), strict=True))
-                    for kind in ("iou", "accuracy", "dice")
+                    kind: dict(zip(names, scores[kind].tolist(), strict=True)) for kind in ("iou", "accuracy", "dice")
                 },
                 "confusion": {"rows_are_labels": True, "classes": names, "pixels": scores["confusion"]},
                 "images": len(self.dataset),
@@ -157,9 +152,7 @@ def build_eval_step(predict: Apply, num_classes: int) -> Callable:
     return eval_step
 
 
-def prediction_panel(
-    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palette: np.ndarray
-) -> np.ndarray:
+def prediction_panel(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """image | label | prediction | error side by side, uint8 [H, W, 3]: wrong pixels red, unlabelled ones grey."""
     error = np.full(image.shape, 255, np.uint8)
     error[label != prediction] = (214, 39, 40)

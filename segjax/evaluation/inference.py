@@ -39,9 +39,7 @@ def build_predict(
     if window is not None:
         stride = stride or tuple(max(1, 2 * length // 3) for length in window)
         if any(s < 1 or s > w for s, w in zip(stride, window, strict=True)):
-            raise ValueError(
-                f"stride must be in 1..window = {window}, so that no pixel is left out; received {stride}"
-            )
+            raise ValueError(f"stride must be in 1..window = {window}, so that no pixel is left out; received {stride}")
 
     def at_one_size(variables, image):
         if window is None:

@@ -53,16 +53,14 @@ def _is_class(values: jax.Array, num_classes: int) -> jax.Array:
 def _check_pixels(prediction: jax.Array, label: jax.Array, most: int = 2**31 - 1) -> None:
     if prediction.shape != label.shape or label.ndim < 2:
         raise ValueError(
-            "prediction and label must both be [N, H, W]; received"
-            f" {list(prediction.shape)} and {list(label.shape)}"
+            f"prediction and label must both be [N, H, W]; received {list(prediction.shape)} and {list(label.shape)}"
         )
     for name, array in (("prediction", prediction), ("label", label)):
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise ValueError(f"{name} must hold integers; received {array.dtype}")
     if math.prod(label.shape) > most:
         raise ValueError(
-            f"one call counts at most {most} pixels exactly; received {math.prod(label.shape)}:"
-            " split the batch"
+            f"one call counts at most {most} pixels exactly; received {math.prod(label.shape)}: split the batch"
         )
 
 
@@ -82,8 +80,7 @@ def add_counts(state: ExactCounts, batch: jax.Array) -> ExactCounts:
     """Add counts of one batch: uint32, or int32 and not negative, of the shape of the totals."""
     if batch.shape != state.low.shape or batch.dtype not in (jnp.int32, jnp.uint32):
         raise ValueError(
-            f"counts must be int32 or uint32 {list(state.low.shape)};"
-            f" received {batch.dtype} {list(batch.shape)}"
+            f"counts must be int32 or uint32 {list(state.low.shape)}; received {batch.dtype} {list(batch.shape)}"
         )
     return _add(state, batch.astype(jnp.uint32), jnp.uint32(0))
 
@@ -218,8 +215,7 @@ def add_calibration(
     _check_pixels(prediction, label, CALIBRATION_PIXELS)
     if confidence.shape != label.shape:
         raise ValueError(
-            f"confidence and label must both be [N, H, W]; received {list(confidence.shape)}"
-            f" and {list(label.shape)}"
+            f"confidence and label must both be [N, H, W]; received {list(confidence.shape)} and {list(label.shape)}"
         )
     label = label.astype(jnp.int32)
     confidence = confidence.astype(jnp.float32)

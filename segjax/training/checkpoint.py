@@ -183,11 +183,10 @@ class MismatchError(CheckpointError):
 
 def _metadata_leaves(metadata: Any):
     tree = getattr(metadata, "tree", metadata)
-    is_leaf = lambda node: hasattr(node, "shape") and hasattr(node, "dtype")  # noqa: E731
-    for name, leaf in named_leaves(
-        jax.tree.map(lambda x: _Leaf(tuple(x.shape), np.dtype(x.dtype)), tree, is_leaf=is_leaf)
-    ):
-        yield name, leaf
+    leaves = jax.tree.map(
+        lambda x: _Leaf(tuple(x.shape), np.dtype(x.dtype)), tree, is_leaf=lambda x: hasattr(x, "shape")
+    )
+    return named_leaves(leaves)
 
 
 class _Leaf:
@@ -205,9 +204,7 @@ def _check_same(saved: dict[str, Any], target: Any, path: Path) -> None:
         if tuple(s.shape) != tuple(w.shape) or np.dtype(s.dtype) != np.dtype(w.dtype):
             problems.append(f"{name}: saved {s.dtype}{list(s.shape)}, needed {w.dtype}{list(w.shape)}")
     if problems:
-        shown = "\n  ".join(problems[:20]) + (
-            f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        )
+        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise MismatchError(
             f"{path} must have the state of the model and optimizer that the config describes; it differs in\n"
             f"  {shown}\nUse the config that it was trained with (config.json beside it), or another --workdir"

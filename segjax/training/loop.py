@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from segjax.core import sharding
 from segjax.core.logger import Logger
 from segjax.training.state import TrainState
 

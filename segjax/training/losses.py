@@ -327,9 +327,7 @@ def build_loss(
 
     def loss_fn(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         if logits.shape[-1] != num_classes:
-            raise ValueError(
-                f"the loss was built for {num_classes} classes; received logits {list(logits.shape)}"
-            )
+            raise ValueError(f"the loss was built for {num_classes} classes; received logits {list(logits.shape)}")
         values = {name: function(logits, label) for name, function in functions.items()}
         return sum(active[name] * value for name, value in values.items()), values
 
@@ -341,9 +339,7 @@ def _check_class_weights(weights: Sequence[float] | None, num_classes: int) -> t
         return None
     array = np.asarray(weights, np.float64)
     if array.shape != (num_classes,):
-        raise ValueError(
-            f"class_weights must be one a class, {num_classes} in all; received shape {list(array.shape)}"
-        )
+        raise ValueError(f"class_weights must be one a class, {num_classes} in all; received shape {list(array.shape)}")
     if not (np.isfinite(array).all() and (array >= 0).all() and array.any()):
         raise ValueError(f"class_weights must be finite, >= 0 and not all 0; received {array.tolist()}")
     return tuple(array.tolist())

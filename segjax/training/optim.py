@@ -89,9 +89,7 @@ def rate_factors(params: Any, factors: Mapping[str, float]) -> Any:
 
     tree = jax.tree_util.tree_map_with_path(of, params)
     if unused := [pattern for pattern in factors if pattern not in used]:
-        names = sorted(
-            {path_name(path).split("/")[0] for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-        )
+        names = sorted({path_name(path).split("/")[0] for path, _ in jax.tree_util.tree_leaves_with_path(params)})
         raise ValueError(
             f"each pattern of config.optimizer.rate_factors must fit a parameter; {unused} fit none."
             f" Top-level parts: {', '.join(names)}"
@@ -101,6 +99,4 @@ def rate_factors(params: Any, factors: Mapping[str, float]) -> Any:
 
 def path_name(path: tuple) -> str:
     """A tree path as text: `encoder/conv1/kernel`."""
-    return "/".join(
-        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path
-    )
+    return "/".join(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path)

@@ -16,9 +16,7 @@ from segjax.training.optim import path_name
 from segjax.training.state import named_leaves
 
 
-def save_weights(
-    path: str | Path, variables: Mapping[str, Any], metadata: Mapping[str, str] | None = None
-) -> None:
+def save_weights(path: str | Path, variables: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Write variables ({"params": ..., "batch_stats": ...}) atomically, with text metadata."""
     path = Path(path)
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(jax.device_get(variables))}

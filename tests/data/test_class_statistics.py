@@ -31,9 +31,7 @@ def test_counts_are_those_of_a_plain_loop():
 
 def test_median_frequency_weights_by_hand():
     """Two images of 100 pixels. a: 80 + 60 of 200; b: 20 of 100; c: 40 of 100. Frequencies 0.7, 0.2, 0.4."""
-    statistics = ClassStatistics(
-        np.array([140, 20, 40, 0]), 0, np.array([2, 1, 1, 0]), np.array([200, 100, 100, 0])
-    )
+    statistics = ClassStatistics(np.array([140, 20, 40, 0]), 0, np.array([2, 1, 1, 0]), np.array([200, 100, 100, 0]))
     np.testing.assert_allclose(median_frequency_weights(statistics), [0.4 / 0.7, 2.0, 1.0, 0.0])
 
 

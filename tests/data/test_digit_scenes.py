@@ -77,8 +77,7 @@ def test_splits_share_no_scan_and_use_them_all():
     from sklearn.datasets import load_digits
 
     seen = [
-        {scan.tobytes() for scans in digits.enlarged_scans(split) for scan in scans}
-        for split in digits.SPLIT_SHARES
+        {scan.tobytes() for scans in digits.enlarged_scans(split) for scan in scans} for split in digits.SPLIT_SHARES
     ]
     assert not seen[0] & seen[1]
     assert not seen[0] & seen[2]
@@ -182,9 +181,7 @@ def test_two_processes_may_prepare_at_the_same_time(tmp_path):
         "from segjax.data import digit_scenes as d; d.COUNTS = {'train': 300, 'val': 2, 'test': 2};"
         f"print(len(d.load({str(tmp_path)!r}, 'train')))"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
         assert process.communicate(timeout=120)[0].splitlines()[-1] == "300"
         assert process.returncode == 0

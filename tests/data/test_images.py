@@ -38,9 +38,7 @@ def test_rgb_is_read_as_it_is(colour, kind):
 
 
 def test_grey_becomes_three_equal_channels(grey):
-    np.testing.assert_array_equal(
-        read_image(encoded(Image.fromarray(grey))), np.stack([grey, grey, grey], axis=-1)
-    )
+    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(grey))), np.stack([grey, grey, grey], axis=-1))
 
 
 def test_one_bit_becomes_black_and_white(grey):
@@ -72,9 +70,7 @@ def test_palette_is_looked_up():
     np.testing.assert_array_equal(read_image(encoded(image)), [[[1, 2, 3], [40, 50, 60], [7, 8, 9]]])
 
 
-@pytest.mark.parametrize(
-    ("orientation", "turns", "flip"), [(1, 0, 0), (2, 0, 1), (3, 2, 0), (6, -1, 0), (8, 1, 0)]
-)
+@pytest.mark.parametrize(("orientation", "turns", "flip"), [(1, 0, 0), (2, 0, 1), (3, 2, 0), (6, -1, 0), (8, 1, 0)])
 def test_exif_orientation_is_applied(colour, orientation, turns, flip):
     exif = Image.Exif()
     exif[0x0112] = orientation

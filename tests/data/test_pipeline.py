@@ -97,9 +97,7 @@ def test_hosts_have_the_rows_of_the_global_batch_in_order(hosts):
     whole = batches()
     parts = [batches(process_index=p, process_count=hosts) for p in range(hosts)]
     for step in range(9):
-        joined = {
-            key: np.concatenate([part[step][key] for part in parts]) for key in ("image", "label", "index")
-        }
+        joined = {key: np.concatenate([part[step][key] for part in parts]) for key in ("image", "label", "index")}
         assert_equal(joined, whole[step])
 
 

@@ -48,9 +48,7 @@ def painted(size, seed, dtype):
 @pytest.mark.parametrize("size", [(7, 11), (14, 22), (9, 30), (1, 1), (8, 12), (20, 13)])
 def test_enlarging_equals_the_loop(size):
     image = noise((7, 11), dtype=np.float32)["image"]
-    expected = (
-        reference.resize_bilinear(image, size) if min(size) > 1 else reference.resize_triangle(image, size)
-    )
+    expected = reference.resize_bilinear(image, size) if min(size) > 1 else reference.resize_triangle(image, size)
     np.testing.assert_allclose(transforms.resize_image(image, size), expected, atol=1e-3)
     of_bytes = transforms.resize_image(image.astype(np.uint8), size)
     assert of_bytes.dtype == np.uint8
@@ -190,10 +188,7 @@ def test_crop_reaches_every_place():
     image[..., 0] = np.arange(12).reshape(4, 3)
     example = {"image": image, "label": np.zeros((4, 3), np.uint8)}
     rng = np.random.default_rng(0)
-    corners = {
-        int(transforms.random_crop(example, rng, size=(2, 2), fill=FILL)["image"][0, 0, 0])
-        for _ in range(200)
-    }
+    corners = {int(transforms.random_crop(example, rng, size=(2, 2), fill=FILL)["image"][0, 0, 0]) for _ in range(200)}
     assert corners == {0, 1, 3, 4, 6, 7}
     places = {
         tuple(np.argwhere(transforms.random_crop(example, rng, size=(5, 5), fill=FILL)["label"] == 0)[0])

@@ -14,9 +14,7 @@ CLASSES = 4
 
 def local_apply(variables, image):
     """A "network" that looks at its 3x3 neighbourhood, so that borders matter."""
-    return jax.lax.conv_general_dilated(
-        image, variables, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return jax.lax.conv_general_dilated(image, variables, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +57,7 @@ def test_sliding_window_is_the_mean_of_crops(kernel, image, window, stride):
     for top in window_starts(padded.shape[1], window[0], stride[0]):
         for left in window_starts(padded.shape[2], window[1], stride[1]):
             crop = padded[:, top : top + window[0], left : left + window[1]]
-            total[:, top : top + window[0], left : left + window[1]] += jax.nn.softmax(
-                local_apply(kernel, crop)
-            )
+            total[:, top : top + window[0], left : left + window[1]] += jax.nn.softmax(local_apply(kernel, crop))
             times[top : top + window[0], left : left + window[1]] += 1
     expected = (total / times[None, :, :, None])[:, :height, :width]
     np.testing.assert_allclose(got, expected, atol=1e-6)
@@ -86,8 +82,7 @@ def test_scales_are_averaged_at_the_image_size(kernel, image):
     got = build_predict(local_apply, scales=(0.5, 1.0))(kernel, image)
     small = resize(image, (6, 8))  # round half to even: 6.5 -> 6, 8.5 -> 8
     expected = (
-        resize(jax.nn.softmax(local_apply(kernel, small)), (13, 17))
-        + jax.nn.softmax(local_apply(kernel, image))
+        resize(jax.nn.softmax(local_apply(kernel, small)), (13, 17)) + jax.nn.softmax(local_apply(kernel, image))
     ) / 2
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 

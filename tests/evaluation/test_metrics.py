@@ -258,9 +258,7 @@ def test_calibration_by_hand():
     """Two bins: at 0.9 three of four are right, at 0.3 one of two; ECE = (4 * 0.15 + 2 * 0.2) / 6."""
     confidence = np.array([[[0.9, 0.9, 0.9, 0.9, 0.3, 0.3, 0.99]]], np.float32)
     label = np.array([[[0, 0, 0, 1, 0, 1, IGNORE_LABEL]]], np.uint8)
-    state = metrics.add_calibration(
-        metrics.init_calibration(), confidence, np.zeros(label.shape, np.int32), label
-    )
+    state = metrics.add_calibration(metrics.init_calibration(), confidence, np.zeros(label.shape, np.int32), label)
     np.testing.assert_allclose(metrics.expected_calibration_error(state), 1 / 6, atol=1e-5)
 
 
@@ -268,9 +266,7 @@ def test_bins_are_open_below_and_closed_above():
     """Bin m is ((m - 1) / M, m / M] (Guo et al. 2017, sec. 2), and 0 is in the first; 1/3 is an edge."""
     for value, wanted in ((0.0, 0), (1 / 3, 4), (np.nextafter(np.float32(1 / 3), 1), 5), (1.0, 14)):
         one = np.ones((1, 1, 1), np.uint8)
-        state = metrics.add_calibration(
-            metrics.init_calibration(), np.full(one.shape, value, np.float32), one, one
-        )
+        state = metrics.add_calibration(metrics.init_calibration(), np.full(one.shape, value, np.float32), one, one)
         assert metrics.counts(state.count).argmax() == wanted, value
 
 

@@ -38,9 +38,7 @@ def lowered_for(platform, function, *arguments):
 # Max pooling
 
 
-@pytest.mark.parametrize(
-    "window, strides", [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((2, 2), (1, 1)), ((2, 3), (2, 3))]
-)
+@pytest.mark.parametrize("window, strides", [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((2, 2), (1, 1)), ((2, 3), (2, 3))])
 @pytest.mark.parametrize("size", [(8, 6), (7, 9), (3, 3)])
 @pytest.mark.parametrize("padding", ["VALID", "CEIL"])
 def test_max_pool_equals_reference(size, window, strides, padding):
@@ -160,9 +158,7 @@ def test_batch_norm_equals_linen(shape):
     linen = nn.BatchNorm(momentum=0.9, epsilon=1e-5)
     ours = norm.BatchNorm()
     variables = linen.init(jax.random.key(0), x, use_running_average=False)
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
-        jnp.shape, ours.init(jax.random.key(0), x, train=True)
-    )
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x, train=True))
     params = {"scale": random((4,), 1), "bias": random((4,), 2)}
     stats = {"mean": random((4,), 3), "var": jnp.abs(random((4,), 4))}
 
@@ -233,9 +229,7 @@ SHAPES = {
     "pointwise with padding": dict(features=5, kernel_size=(1, 1), padding=((1, 1), (0, 2))),
     "depthwise": dict(features=6, kernel_size=(3, 3), feature_group_count=6),
     "depthwise with stride": dict(features=6, kernel_size=(3, 3), feature_group_count=6, strides=(2, 2)),
-    "depthwise with dilation": dict(
-        features=6, kernel_size=(3, 3), feature_group_count=6, kernel_dilation=(2, 3)
-    ),
+    "depthwise with dilation": dict(features=6, kernel_size=(3, 3), feature_group_count=6, kernel_dilation=(2, 3)),
     "depthwise, oblong": dict(features=6, kernel_size=(1, 5), feature_group_count=6, padding="VALID"),
     "dense": dict(features=5, kernel_size=(3, 3), strides=(2, 1), kernel_dilation=(2, 1)),
     "grouped": dict(features=4, kernel_size=(3, 3), feature_group_count=2),
@@ -310,9 +304,7 @@ def test_repeated_runs_give_the_same_bits():
     variables = model.init(jax.random.key(0), x, train=True)
 
     def loss(x):
-        y = model.apply(
-            variables, upsample.conv_transpose(pool.max_pool(x), jnp.ones((2, 2, 16, 16)), 2), train=True
-        )
+        y = model.apply(variables, upsample.conv_transpose(pool.max_pool(x), jnp.ones((2, 2, 16, 16)), 2), train=True)
         return (y**3).mean()
 
     gradient = jax.jit(jax.grad(loss))

@@ -20,9 +20,7 @@ def test_original_form_maps_572_to_388_pixels():
     # Figure 1.
     model = UNet(num_classes=2, **VARIANTS["original"])
     image = jax.ShapeDtypeStruct((1, 572, 572, 1), jnp.float32)
-    logits = jax.eval_shape(
-        lambda x: model.init_with_output(jax.random.key(0), x, method="network")[0], image
-    )
+    logits = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, method="network")[0], image)
     assert logits.shape == (1, 388, 388, 2)
     assert valid_sizes(388, depth=4) == (572, 388)
 
@@ -142,9 +140,7 @@ def test_kernels_start_with_the_standard_deviation_of_the_paper():
     assert not np.any(params["down0_conv0"]["conv"]["bias"])
 
 
-@pytest.mark.parametrize(
-    "fields", [dict(padding="reflect"), dict(norm="group"), dict(up="nearest"), dict(depth=0)]
-)
+@pytest.mark.parametrize("fields", [dict(padding="reflect"), dict(norm="group"), dict(up="nearest"), dict(depth=0)])
 def test_wrong_fields_are_refused(fields):
     (field,) = fields
     with pytest.raises(ValueError, match=f"{field}.*received"):

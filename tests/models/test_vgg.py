@@ -13,9 +13,7 @@ STAGES = (2, 2, 3, 3, 3)  # Simonyan and Zisserman 2015, table 1, column D
 
 
 def shapes_of(model, shape):
-    return jax.eval_shape(
-        lambda x: model.init(jax.random.key(0), x), jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def test_classifier_has_the_published_number_of_parameters():

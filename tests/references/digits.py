@@ -5,9 +5,7 @@ import math
 import numpy as np
 
 
-def ink_coverage(
-    scan: np.ndarray, size: float, angle: float, centre: tuple[float, float], shape
-) -> np.ndarray:
+def ink_coverage(scan: np.ndarray, size: float, angle: float, centre: tuple[float, float], shape) -> np.ndarray:
     """float64 [height, width]: the scan, 0..1, read bilinearly at the centre of each pixel; 0 outside of it.
 
     The inner 64 of the scan's 80 pixels fill the square of `size` pixels.

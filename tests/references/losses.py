@@ -8,11 +8,7 @@ IGNORE = 255
 def labelled_pixels(logits, label):
     """[(logits of the pixel [C], its class)] of the pixels that are not ignored."""
     logits = np.asarray(logits, np.float64).reshape(-1, logits.shape[-1])
-    return [
-        (row, int(value))
-        for row, value in zip(logits, np.asarray(label).ravel(), strict=True)
-        if value != IGNORE
-    ]
+    return [(row, int(value)) for row, value in zip(logits, np.asarray(label).ravel(), strict=True) if value != IGNORE]
 
 
 def softmax(row):
@@ -65,9 +61,7 @@ def lovasz_softmax(logits, label):
     losses = []
     for c in sorted({target for _, target in pixels}):
         foreground = {i for i, (_, target) in enumerate(pixels) if target == c}
-        errors = [
-            1 - softmax(row)[c] if i in foreground else softmax(row)[c] for i, (row, _) in enumerate(pixels)
-        ]
+        errors = [1 - softmax(row)[c] if i in foreground else softmax(row)[c] for i, (row, _) in enumerate(pixels)]
         value, chosen = 0.0, set()
         for i in sorted(range(len(pixels)), key=lambda i: -errors[i]):
             before = jaccard_loss(chosen, foreground)

@@ -47,9 +47,7 @@ def scores(prediction, label, num_classes):
 
 
 def per_image_iou_mean(prediction, label, num_classes):
-    return mean_of_defined(
-        [scores(p, t, num_classes)["mIoU"] for p, t in zip(prediction, label, strict=True)]
-    )
+    return mean_of_defined([scores(p, t, num_classes)["mIoU"] for p, t in zip(prediction, label, strict=True)])
 
 
 def expected_calibration_error(confidence, prediction, label, bins=15):

@@ -4,12 +4,11 @@ import shutil
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
 from segjax.core import sharding
-from segjax.training.checkpoint import CheckpointError, Checkpointer, MismatchError, as_target
+from segjax.training.checkpoint import Checkpointer, CheckpointError, MismatchError, as_target
 from segjax.training.state import create_state, params_sha256
 
 CONFIG = '{"seed": 1}'

@@ -192,9 +192,7 @@ def test_lovasz_at_a_vertex_is_the_jaccard_loss():
     label = np.array([[[0, 0, 0, 1, 1]]], np.uint8)
     prediction = np.array([[[0, 0, 1, 0, 1]]])
     logits = 100 * (prediction[..., None] == np.arange(2)).astype(np.float32)
-    np.testing.assert_allclose(
-        jax.jit(losses.lovasz_softmax)(logits, label), 1 - (2 / 4 + 1 / 3) / 2, rtol=1e-6
-    )
+    np.testing.assert_allclose(jax.jit(losses.lovasz_softmax)(logits, label), 1 - (2 / 4 + 1 / 3) / 2, rtol=1e-6)
 
 
 def test_lovasz_slopes_do_not_cancel_with_many_pixels():

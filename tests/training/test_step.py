@@ -104,9 +104,7 @@ def test_one_step_against_numpy(one_device_mesh):
     np.testing.assert_allclose(metrics["loss"], -np.log(p[np.arange(len(y)), y]).mean(), rtol=1e-5)
     error = (p - np.eye(CLASSES)[y]) / len(y)
     np.testing.assert_allclose(state.params["head"]["bias"], bias - 0.1 * error.sum(0), atol=1e-6)
-    np.testing.assert_allclose(
-        state.params["head"]["kernel"][0, 0], kernel[0, 0] - 0.1 * x.T @ error, atol=1e-6
-    )
+    np.testing.assert_allclose(state.params["head"]["kernel"][0, 0], kernel[0, 0] - 0.1 * x.T @ error, atol=1e-6)
     norm = np.sqrt((error.sum(0) ** 2).sum() + ((x.T @ error) ** 2).sum())
     np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
     assert state.step == 1
@@ -140,9 +138,7 @@ def test_devices_do_not_change_the_training(devices, fsdp):
 def test_batchnorm_is_global():
     """Example k is constant k: per-device statistics would have no variance at all."""
     batch = make_batch(count=8)
-    batch["image"] = np.broadcast_to(
-        np.arange(8, dtype=np.float32)[:, None, None, None], batch["image"].shape
-    ).copy()
+    batch["image"] = np.broadcast_to(np.arange(8, dtype=np.float32)[:, None, None, None], batch["image"].shape).copy()
     one, _ = train(WithNorm(), mesh_of(1), [batch])
     eight, _ = train(WithNorm(), mesh_of(8), [batch])
     assert_trees_close(one.model_state, eight.model_state, rtol=1e-4, atol=1e-6)
@@ -192,9 +188,7 @@ def test_accumulation_updates_batch_statistics_once_a_microbatch(one_device_mesh
 
 def test_ema_follows_its_formula(one_device_mesh):
     batches = [make_batch(seed=seed) for seed in range(4)]
-    ema = np.asarray(
-        Linear().init(jax.random.key(0), batches[0]["image"][:1], train=False)["params"]["head"]["bias"]
-    )
+    ema = np.asarray(Linear().init(jax.random.key(0), batches[0]["image"][:1], train=False)["params"]["head"]["bias"])
     for count in range(1, 5):
         state, _ = train(Linear(), one_device_mesh, batches[:count], ema_decay=0.2)
         decay = min(0.2, (1 + count - 1) / (10 + count - 1))

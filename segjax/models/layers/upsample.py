@@ -58,9 +58,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """
 
     def plain(x, kernel):
-        return jax.lax.conv_transpose(
-            x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        return jax.lax.conv_transpose(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     def blocks(x, kernel):
         return _conv_transpose_blocks(x, kernel, stride)
@@ -107,9 +105,7 @@ def bilinear_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float
       ValueError: the kernel is not square in space and in channels.
     """
     if len(shape) != 4 or shape[0] != shape[1] or shape[2] != shape[3]:
-        raise ValueError(
-            f"a bilinear kernel has shape (size, size, channels, channels); received {tuple(shape)}"
-        )
+        raise ValueError(f"a bilinear kernel has shape (size, size, channels, channels); received {tuple(shape)}")
     return jnp.asarray(bilinear_kernel(shape[0], shape[2]), dtype)
 
 
