@@ -226,7 +226,18 @@ def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mes
 
 
 def training_batches(config: ConfigDict, dataset: Dataset) -> grain.MapDataset:
-    """This process's part of each step's batch, by step."""
+    """This process's part of each step's batch, by step.
+
+    Raises:
+      ValueError: images of several sizes cannot be stacked, and there is no crop that makes them alike.
+    """
+    sizes = set() if any(config.data.crop_size) else set(pipeline.example_sizes(dataset))
+    if len(sizes) > 1:
+        smallest = tuple(min(lengths) for lengths in zip(*sizes, strict=True))
+        raise ValueError(
+            f"the training images must have one size to be batched; {dataset.info.name!r} has {len(sizes)} sizes,"
+            f" from {min(sizes)} to {max(sizes)}. Set a crop, e.g. --config.data.crop_size='{smallest}'"
+        )
     return pipeline.training_batches(
         dataset,
         training_transform(config, dataset.info),
