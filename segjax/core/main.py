@@ -28,9 +28,9 @@ def run(main: Callable[[], None], *, required: Sequence[str] = (), expected: tup
     def started(arguments: list[str]) -> None:
         if len(arguments) > 1:
             raise app.UsageError(f"every argument must be a --flag; received {' '.join(arguments[1:])}")
+        quiet_libraries()
         initialize_processes()
         use_compilation_cache()
-        quiet_libraries()
         try:
             main()
         except (ValueError, OSError, *expected) as error:
@@ -75,7 +75,8 @@ def use_compilation_cache() -> None:
 
 
 def quiet_libraries() -> None:
-    """Orbax and Grain log each step of their work through absl; leave their errors and our warnings."""
+    """Orbax and Grain log each step of their work through absl; leave errors, and JAX's and our warnings."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.WARNING)
     logging.getLogger("segjax").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="orbax")

@@ -223,13 +223,15 @@ class _explained:
     def __exit__(self, kind, error, traceback):
         if error is not None and isinstance(error, Exception) and not isinstance(error, CheckpointError):
             done = sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
-            left = f"the last good one is step {done[-1]}" if done else "there is none yet"
+            left = f"The last good one is step {done[-1]}, and untouched" if done else "No earlier one was written"
             raise CheckpointError(
-                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}. {left}; it is"
-                " untouched. Make room (or repair the disk) and start the same command again to go on from it"
+                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}. {left}."
+                " Make room (or repair the disk) and start the same command again to go on"
             ) from error
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+    text = str(error).strip()
+    if "No space left on device" in text:  # TensorStore says so at the end of a long line
+        return "No space left on device"
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
