@@ -48,7 +48,7 @@ def default_config() -> ConfigDict:
                 "size": (0, 0),  # (height, width) to which examples are resized when read; (0, 0) keeps them
                 "crop_size": (0, 0),  # (height, width) of a training crop; (0, 0) takes the whole image
                 "workers": 0,  # processes that read and transform; 0 does it in threads
-                "cache_gib": 1.0,  # decoded examples kept in memory, in GiB a process
+                "cache_gib": 1.0,  # decoded examples kept in memory: GiB a split, in each reading process
                 "check": True,  # look through every file before training
                 "ignore_label": -1,  # for `folder`: the value in its masks that means unlabelled; -1 is 255
                 "split_seed": 0,  # for `folder` without splits/: the seed of the split that is made
