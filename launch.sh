@@ -65,7 +65,8 @@ find_python() {
 setup() {
   local requirements=$1 kind stamp wanted log
   kind=$(accelerator)
-  stamp=$venv/.segjax-$(basename "$(dirname "$requirements")")
+  stamp=$venv/.segjax-runtime
+  if [ "$requirements" != "$root/requirements.txt" ]; then stamp=$venv/.segjax-tests; fi
   wanted="$kind $(cat "$root/requirements.txt" "$requirements" | cksum)"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
 
@@ -196,7 +197,11 @@ case $command in
       arguments+=(--config "$example")
       has --workdir "$@" || arguments+=(--workdir runs/digit_scenes_unet)
       # XLA leaves much of a small network to one core; as two devices, two cores share the batch (1.3x as fast).
-      if [ "$(accelerator)" = cpu ] && [ -z "${XLA_FLAGS:-}" ] && [ "$processes" -eq 1 ]; then
+      if [ "$processes" -gt 1 ]; then
+        :
+      elif [ "$(accelerator)" != cpu ]; then
+        has --config.parallel.data "$@" || arguments+=(--config.parallel.data=1) # its batch of 2 needs one device
+      elif [ -z "${XLA_FLAGS:-}" ]; then
         export XLA_FLAGS=--xla_force_host_platform_device_count=2
       fi
     fi

@@ -55,7 +55,7 @@ def main() -> None:
             "checkpoint": CHECKPOINT.value if WORKDIR.value else None,
             "params_sha256": params_sha256(params),
             "versions": versions(),
-            **environment(),
+            **environment(mesh.size),
         }
         path = evaluator.write(output, scores, facts)
         print(score_table(scores, dataset.info.class_names, evaluator.protocol))

@@ -133,7 +133,7 @@ def main() -> None:
                 "flops_per_step": flops,
                 "peak_memory_bytes": peak_memory_bytes(),
                 "versions": versions(),
-                **environment(),
+                **environment(mesh.size),
             }
             write_json(workdir / "summary.json", summary)
             plot_curves(workdir / "curves.png", read_metrics(workdir / "metrics.jsonl"), split)

@@ -58,7 +58,9 @@ def wait_for_all(name: str) -> None:
 
 
 def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A [data, fsdp] mesh over all devices of all processes; one of the two may be -1 for what is left.
+    """A [data, fsdp] mesh over the devices of all processes; one of the two may be -1 for what is left.
+
+    A single process may use fewer devices than there are, the first ones, by naming both numbers.
 
     Raises:
       ValueError: data * fsdp is not the number of devices.
@@ -66,17 +68,20 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     count = jax.device_count()
     if data == -1 and fsdp == -1:
         raise ValueError("only one of parallel.data and parallel.fsdp can be -1; received -1 for both")
+    named = data * fsdp
     if data == -1:
         data = count // fsdp
     elif fsdp == -1:
         fsdp = count // data
-    if data * fsdp != count:
+    fewer = 0 < named < count and jax.process_count() == 1
+    if data * fsdp != count and not fewer:
         divisors = [d for d in range(1, count + 1) if count % d == 0]
         raise ValueError(
-            f"parallel.data * parallel.fsdp must be the number of devices, {count};"
+            f"parallel.data * parallel.fsdp must be the number of devices, {count} (or fewer, in a single process);"
             f" received {data} * {fsdp}. Each can be one of {divisors}, or one of them -1"
         )
-    return jax.make_mesh((data, fsdp), (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
+    devices = jax.devices()[: data * fsdp] if fewer else None
+    return jax.make_mesh((data, fsdp), (DATA, FSDP), devices=devices, axis_types=(AxisType.Auto,) * 2)
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:

@@ -36,11 +36,11 @@ def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
     wait_for_all("the config was written")
 
 
-def environment() -> dict[str, Any]:
+def environment(devices: int) -> dict[str, Any]:
     """What a result depends on besides its config: devices, processes, the code's commit and the command."""
     return {
         "device_kind": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
+        "devices": devices,
         "processes": jax.process_count(),
         "git_commit": git_commit(),
         "command": " ".join(sys.argv),

@@ -15,7 +15,13 @@ def test_mesh_takes_the_devices_that_are_left():
     assert sharding.make_mesh(-1, 8).shape == {"data": 1, "fsdp": 8}
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (-1, 3), (16, 1), (-1, -1)])
+def test_mesh_of_fewer_devices_takes_the_first():
+    mesh = sharding.make_mesh(3, 1)
+    assert mesh.shape == {"data": 3, "fsdp": 1}
+    assert mesh.devices.ravel().tolist() == jax.devices()[:3]
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(16, 1), (-1, 3), (3, -1), (-1, -1)])
 def test_mesh_that_does_not_fit(data, fsdp):
     with pytest.raises(ValueError, match="-1"):
         sharding.make_mesh(data, fsdp)
