@@ -32,7 +32,10 @@ def main() -> None:
     if not WORKDIR.value and not config.init.path:
         raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
     output = Path(OUTPUT.value or WORKDIR.value or ".").expanduser()
-    mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
+    try:
+        mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
+    except ValueError:  # trained on other devices than there are here
+        mesh = sharding.make_mesh()
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
 
     dataset = build.datasets(config, [config.evaluation.split])[config.evaluation.split]
@@ -53,7 +56,7 @@ def main() -> None:
         facts = {
             "weights": str(source),
             "checkpoint": CHECKPOINT.value if WORKDIR.value else None,
-            "params_sha256": params_sha256(params),
+            "evaluated_params_sha256": params_sha256(params),
             "versions": versions(),
             **environment(mesh.size),
         }

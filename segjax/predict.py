@@ -6,6 +6,8 @@ For each image there are two PNGs: <name>.png, whose pixel values are classes an
 and <name>_overlay.png with a legend. A file that can't be read is named and passed over; the exit status is 1 then.
 """
 
+import collections
+import functools
 import glob
 import sys
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from segjax.core import pictures, sharding
 from segjax.core.main import run
 from segjax.data.images import IMAGE_SUFFIXES, read_image
 from segjax.data.pipeline import round_up
+from segjax.data.transforms import resize_image
 from segjax.evaluation.inference import resize
 from segjax.training.checkpoint import CheckpointError
 
@@ -37,7 +40,9 @@ def main() -> None:
     config_lib.validate(config)
     files, top = find_images(INPUT.value)
     output = Path(OUTPUT.value).expanduser()
-    mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
+    names = output_names(files, top)
+    check_targets(files, [output / name for name in names])
+    mesh = sharding.make_mesh(1, 1)
     if WORKDIR.value:
         info = build.saved_info(WORKDIR.value)
     else:
@@ -53,9 +58,12 @@ def main() -> None:
 
     protocol = build.protocol(config, info, config.evaluation.split)
     label_map = build_label_map(
-        build.predictor(model, protocol), info.mean, info.std, protocol.size_multiple, parse_size(SIZE.value)
+        build.predictor(model, protocol),
+        info.mean,
+        info.std,
+        protocol.size_multiple,
+        parse_size(SIZE.value, config.data.size),
     )
-    names = output_names(files, top)
     bad = []
     for path, name in track(list(zip(files, names, strict=True)), description="predicting"):
         try:
@@ -110,19 +118,35 @@ def _common_parts(folders: list[Path]) -> tuple[str, ...]:
 def output_names(files: list[Path], top: Path) -> list[Path]:
     """The names of the results without suffix, one a file: `sub/a`, or `sub/a_jpg` where `sub/a.png` is there too."""
     plain = [file.relative_to(top).with_suffix("") for file in files]
+    times = collections.Counter(plain)
     return [
-        name if plain.count(name) == 1 else name.with_name(f"{name.name}_{file.suffix[1:]}")
+        name if times[name] == 1 else name.with_name(f"{name.name}_{file.suffix[1:]}")
         for file, name in zip(files, plain, strict=True)
     ]
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """`360x480` -> (360, 480)."""
+def check_targets(files: list[Path], targets: list[Path]) -> None:
+    """Raise ValueError where a result would overwrite an input or another result."""
+    inputs = {file.resolve() for file in files}
+    results = [target.with_name(target.name + end).resolve() for target in targets for end in (".png", "_overlay.png")]
+    twice = [path for path, times in collections.Counter(results).items() if times > 1]
+    if clash := sorted(inputs.intersection(results)) + twice:
+        raise ValueError(
+            "each result must be a new file; these are inputs, or results of two inputs: "
+            + ", ".join(map(str, clash[:5]))
+            + ". Give another --output folder, or rename the images"
+        )
+
+
+def parse_size(text: str | None, trained: tuple[int, int] = (0, 0)) -> tuple[int, int] | None:
+    """`360x480` -> (360, 480), `native` -> None; without text the size of the training images, where one is set."""
     if text is None:
+        return tuple(trained) if any(trained) else None
+    if text == "native":
         return None
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"--size must be HEIGHTxWIDTH in pixels, e.g. 360x480; received {text!r}")
+        raise ValueError(f"--size must be HEIGHTxWIDTH in pixels, e.g. 360x480, or native; received {text!r}")
     return int(parts[0]), int(parts[1])
 
 
@@ -131,23 +155,23 @@ def build_label_map(
 ) -> Callable[..., np.ndarray]:
     """Build `label_map(variables, image uint8 [H, W, 3]) -> uint8 [H, W]`; one program for each padded size."""
 
-    @jax.jit
-    def labels(variables, image):
-        image = (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
-        if size is not None:
-            small = resize(image[None], size)
-            return resize(predict(variables, small), image.shape[:2])[0].argmax(-1).astype(jnp.uint8)
-        return predict(variables, image[None])[0].argmax(-1).astype(jnp.uint8)
+    def normalised(image):
+        return (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def resized_labels(variables, image, native):
+        probabilities = resize(predict(variables, normalised(image)[None]), native)
+        return probabilities[0].argmax(-1).astype(jnp.uint8)
 
     @jax.jit
     def padded_labels(variables, image, inside):
-        image = jnp.where(inside[..., None], (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std), 0.0)
+        image = jnp.where(inside[..., None], normalised(image), 0.0)
         return predict(variables, image[None])[0].argmax(-1).astype(jnp.uint8)
 
     def label_map(variables, image):
         height, width = image.shape[:2]
         if size is not None:
-            return np.asarray(labels(variables, image))
+            return np.asarray(resized_labels(variables, resize_image(image, size), (height, width)))
         rows, columns = round_up((height, width), size_multiple)
         padding = ((0, rows - height), (0, columns - width))
         inside = np.pad(np.ones((height, width), bool), padding)
@@ -174,6 +198,7 @@ if __name__ == "__main__":
     SIZE = flags.DEFINE_string(
         "size",
         None,
-        "HEIGHTxWIDTH at which the network sees the images; label maps keep each image's own size.",
+        "HEIGHTxWIDTH at which the network sees the images, or native; default: as in its training. Label maps keep"
+        " each image's own size.",
     )
     run(main, required=("input", "output"), expected=(CheckpointError,))

@@ -10,6 +10,7 @@ evaluation-<protocol>.json.
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -26,15 +27,19 @@ from segjax.data import pipeline
 from segjax.data.checks import check_dataset
 from segjax.evaluation.evaluator import score_table
 from segjax.training.checkpoint import Checkpointer, CheckpointError, versions
-from segjax.training.loop import NonFiniteError, Preempted, fit
+from segjax.training.loop import NonFiniteError, Preempted, SigtermFlag, fit
 from segjax.training.state import count_parameters, params_sha256
 from segjax.training.step import jit_train_step
 from segjax.training.weights import save_weights
 from segjax.training.workdir import environment, peak_memory_bytes, prepare_workdir
 
 
-def main() -> None:
-    """The whole run, from flags to summary.json, in the order in which it happens."""
+def main(terminated: Callable[[int], bool]) -> None:
+    """The whole run, from flags to summary.json, in the order in which it happens.
+
+    Args:
+      terminated: step -> whether SIGTERM has come, so that training should stop after this step.
+    """
     config, workdir = CONFIG.value, Path(WORKDIR.value).expanduser()
     config_lib.validate(config)
     steps, split, batch_size = config.training.steps, config.evaluation.split, config.data.batch_size
@@ -46,6 +51,7 @@ def main() -> None:
     datasets = build.datasets(config, ["train", split])
     if config.data.check and sharding.is_main_process():
         check_dataset(datasets)
+    sharding.wait_for_all("the data is checked")
     train, info = build.cached_dataset(config, datasets["train"]), datasets["train"].info
     if sharding.is_main_process():
         write_json(workdir / "dataset.json", info.to_dict())
@@ -56,7 +62,7 @@ def main() -> None:
     evaluator = build.evaluator(config, build.cached_dataset(config, datasets[split]), model, mesh)
 
     with Checkpointer(workdir, config.checkpoint.keep) as checkpointer, contextlib.ExitStack() as stack:
-        start, state, meta = checkpointer.restore_latest(shapes) or (0, None, {})
+        start, state, meta = checkpointer.restore_latest(shapes, set_aside=True) or (0, None, {})
         if start > steps:
             raise ValueError(
                 f"config.training.steps must be at least {start}, the step of the newest checkpoint in {workdir};"
@@ -109,6 +115,7 @@ def main() -> None:
             logger=logger,
             stop_on_nonfinite=config.training.on_nonfinite == "stop",
             example_ids=example_ids,
+            terminated=terminated,
         )
         checkpointer.wait()
         scores = results.pop("scores")
@@ -119,6 +126,11 @@ def main() -> None:
             seconds = time.monotonic() - began
             if start == steps:  # nothing was trained this time, so speed and loss are those of then
                 earlier = read_json(workdir / "summary.json")
+                if earlier.get("step") != steps:  # killed before its summary was written
+                    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if "train/loss" in line]
+                    last = lines[-1] if lines else {}
+                    earlier = {name.removeprefix("train/"): value for name, value in last.items()}
+                    earlier["train_loss"] = last.get("train/loss")
                 results = {name: earlier.get(name) for name in results} | {"skipped": results["skipped"]}
                 flops, seconds = earlier.get("flops_per_step"), earlier.get("seconds", seconds)
             summary = {
@@ -130,6 +142,7 @@ def main() -> None:
                 "seconds": seconds,
                 "params": count_parameters(params),
                 "params_sha256": params_sha256(params),
+                "evaluated_params_sha256": params_sha256(variables["params"]),
                 "flops_per_step": flops,
                 "peak_memory_bytes": peak_memory_bytes(),
                 "versions": versions(),
@@ -154,7 +167,8 @@ def compile_step(train_step, shapes, batch, logger: Logger):
 def main_or_pause() -> None:
     """SIGTERM is a request to pause, not a failure: it ends with status 0."""
     try:
-        main()
+        with SigtermFlag() as terminated:
+            main(terminated)
     except Preempted as pause:
         if sharding.is_main_process():
             print(f"{pause}; the state is saved. The same command goes on from there", flush=True)

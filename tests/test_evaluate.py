@@ -16,7 +16,7 @@ def test_a_workdir_gives_the_score_of_its_training(trained, tmp_path):
     output = run("evaluate", f"--workdir={workdir}", f"--output={tmp_path}")
     found = scores(tmp_path, "digit_scenes_val_32x32_whole")
     assert found["scores"]["mIoU"] == summary(workdir)["mIoU"]
-    assert found["params_sha256"] == summary(workdir)["params_sha256"]
+    assert found["evaluated_params_sha256"] == summary(workdir)["evaluated_params_sha256"]
     assert "background" in output
     assert len(list((tmp_path / "predictions").glob("*.png"))) == 2
 

@@ -59,6 +59,16 @@ def test_a_glob_and_a_single_file(trained, tmp_path):
     assert Image.open(tmp_path / "one" / "a.png").size == (20, 10)
 
 
+def test_inputs_are_never_overwritten(trained, tmp_path):
+    Image.new("RGB", (20, 10), (9, 9, 9)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    output = run("predict", f"--workdir={trained[0]}", f"--input={tmp_path}", f"--output={tmp_path}", status=1)
+    assert "each result must be a new file" in output
+    assert (tmp_path / "a.png").read_bytes() == before
+    with pytest.raises(ValueError, match="two inputs"):
+        predict.check_targets([], [tmp_path / "a", tmp_path / "a"])
+
+
 def test_nothing_to_predict_is_an_error(trained, tmp_path):
     output = run("predict", f"--workdir={trained[0]}", f"--input={tmp_path}/*.png", f"--output={tmp_path}", status=1)
     assert "gives none" in output
@@ -72,6 +82,8 @@ def test_output_names_keep_folders_and_stay_unique(tmp_path):
 def test_parse_size():
     assert predict.parse_size("360x480") == (360, 480)
     assert predict.parse_size(None) is None
+    assert predict.parse_size(None, (18, 24)) == (18, 24)
+    assert predict.parse_size("native", (18, 24)) is None
     for wrong in ("360", "0x5", "axb", "1x2x3"):
         with pytest.raises(ValueError, match="HEIGHTxWIDTH"):
             predict.parse_size(wrong)

@@ -110,6 +110,12 @@ def test_another_config_is_refused_and_names_the_fields(trained, prepared_dir):
     assert "Traceback" not in output
 
 
+def test_a_run_without_a_checkpoint_may_change_its_config(prepared_dir, tmp_path):
+    run("train", *small(prepared_dir, tmp_path, "--config.model.name=unett"), status=1)
+    run("train", *small(prepared_dir, tmp_path, "--config.training.steps=2"))
+    assert summary(tmp_path)["step"] == 2
+
+
 @pytest.mark.parametrize(
     ("flag", "status", "message"),
     [

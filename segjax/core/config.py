@@ -81,7 +81,7 @@ def default_config() -> ConfigDict:
                 "clip_norm": 0.0,  # of the whole gradient; 0 is off
                 "momentum": 0.9,  # SGD's, or Adam's b1
                 "b2": 0.999,
-                "rate_factors": {},  # regular expression on a parameter's path -> factor, e.g. {"head": 10.0}
+                "rate_factors": (),  # pairs (regular expression on a parameter's path, factor), e.g. (("head", 10.0),)
             },
             "training": {
                 "steps": 1000,
@@ -113,7 +113,7 @@ def default_config() -> ConfigDict:
             "parallel": {"data": -1, "fsdp": 1},  # devices an axis of the mesh; -1 takes those that are left
         }
     )
-    # Experiment files add the model's fields and the rate factors; both are locked with the rest by `finish`.
+    # Experiment files add the model's fields; they are locked with the rest by `finish`.
     return config
 
 
@@ -144,7 +144,7 @@ def validate(config: ConfigDict) -> None:
 
 def _structure_problems(config: ConfigDict, defaults: ConfigDict, prefix: str):
     """Fields that are missing or unknown; a hand-written config file can have both."""
-    open_ended = prefix in ("model.", "optimizer.rate_factors.")
+    open_ended = prefix == "model."
     for name, default in defaults.items():
         path = prefix + name
         if name not in config:
@@ -268,7 +268,7 @@ def from_json(text: str) -> ConfigDict:
     def restore(value):
         if isinstance(value, dict):
             return {key: restore(item) for key, item in value.items()}
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(map(restore, value)) if isinstance(value, list) else value
 
     return finish(ConfigDict(restore(json.loads(text))))
 
@@ -288,13 +288,17 @@ def load_workdir_config(workdir: str | Path) -> ConfigDict:
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """One line for each field that differs, `field: old -> new`, in order; FREE_ON_RESUME is passed over."""
+    """One line for each field that differs, `field: old -> new`, in order; FREE_ON_RESUME is passed over.
+
+    For a `folder` data.dir is the data itself, and not free.
+    """
+    free = set(FREE_ON_RESUME) - ({"data.dir"} if new.data.name == "folder" else set())
     old_fields, new_fields = dict(_flatten(old.to_dict())), dict(_flatten(new.to_dict()))
     absent = "(absent)"
     return [
         f"{path}: {old_fields.get(path, absent)!r} -> {new_fields.get(path, absent)!r}"
         for path in sorted(old_fields.keys() | new_fields.keys())
-        if path not in FREE_ON_RESUME and old_fields.get(path, absent) != new_fields.get(path, absent)
+        if path not in free and old_fields.get(path, absent) != new_fields.get(path, absent)
     ]
 
 
@@ -303,4 +307,8 @@ def _flatten(tree: Mapping, prefix: str = ""):
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", tuple(value) if isinstance(value, list | tuple) else value
+            yield f"{prefix}{key}", _as_tuple(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value

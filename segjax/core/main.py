@@ -28,6 +28,8 @@ def run(main: Callable[[], None], *, required: Sequence[str] = (), expected: tup
     def started(arguments: list[str]) -> None:
         if len(arguments) > 1:
             raise app.UsageError(f"every argument must be a --flag; received {' '.join(arguments[1:])}")
+        if "workdir" in flags.FLAGS and flags.FLAGS.workdir:  # a shell leaves the ~ of --workdir=~/x
+            flags.FLAGS.workdir = os.path.expanduser(flags.FLAGS.workdir)
         quiet_libraries()
         initialize_processes()
         use_compilation_cache()
@@ -59,7 +61,7 @@ def _with_config_of_workdir(arguments: list[str]) -> list[str]:
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "workdir":
-            workdir = value if equals else following
+            workdir = os.path.expanduser(value if equals else following)
         has_config = has_config or (argument.startswith("-") and name == "config")
     if not workdir or has_config or not (Path(workdir) / "config.json").is_file():
         return arguments

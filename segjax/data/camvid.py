@@ -182,8 +182,7 @@ def load(
     """
     make_builder = functools.partial(Camvid, data_dir=data_dir)
     if manual_dir is None:
-        manual_dir = os.path.join(os.environ.get("SEGJAX_DATA", ""), "camvid")
-        if not os.path.isdir(manual_dir):
-            manual_dir = None
+        folder = os.path.join(os.environ["SEGJAX_DATA"], "camvid") if os.environ.get("SEGJAX_DATA") else None
+        manual_dir = folder if folder and os.path.isdir(folder) else None
     download_config = tfds.download.DownloadConfig(manual_dir=manual_dir)
     return resized(load_prepared(make_builder, INFO, split, download_config), size)

@@ -31,7 +31,7 @@ def build_model(name: str, *, num_classes: int, dtype: str = "float32", **fields
 
     Raises:
       ValueError: unknown name, field or dtype, with the valid ones and the nearest.
-      TypeError: a field's value has the wrong type.
+      ValueError: a field's value has the wrong type.
     """
     module = MODELS[_one_of("model", name, MODELS)]
     dtype = DTYPES[_one_of("dtype", dtype, DTYPES)]
@@ -66,4 +66,4 @@ def _check_type(what, value, expected):
     allowed = (*allowed, int) if float in allowed else allowed
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         names = " or ".join(t.__name__ for t in allowed)
-        raise TypeError(f"{what} must be {names}; received {value!r} ({type(value).__name__})")
+        raise ValueError(f"{what} must be {names}; received {value!r} ({type(value).__name__})")

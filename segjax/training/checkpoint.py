@@ -111,15 +111,16 @@ class Checkpointer:
     def all_steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
-    def restore_latest(self, target: Any) -> tuple[int, Any, dict] | None:
+    def restore_latest(self, target: Any, *, set_aside: bool = False) -> tuple[int, Any, dict] | None:
         """The newest checkpoint that can be read: (step, state, meta); None where there is none at all.
 
-        A damaged one is passed over with a warning, and the one before is tried; once that is read, the damaged
-        ones are moved to `checkpoints-damaged/`, where they are in nobody's way and not lost.
+        A damaged one is passed over with a warning, and the one before is tried.
 
         Args:
           target: a state, or its ShapeDtypeStructs with shardings: its shapes, dtypes and shardings are those of
             the result, on whatever devices the checkpoint was written from.
+          set_aside: once one is read, move the damaged ones to `checkpoints-damaged/`, where they are in the way of
+            no later save and not lost. For the run that writes here only.
         Raises:
           CheckpointError: there are checkpoints and none can be read, or they belong to another model.
         """
@@ -127,7 +128,8 @@ class Checkpointer:
         for tried, step in enumerate(steps):
             try:
                 state, meta = self.restore(step, target)
-                self._set_aside(steps[:tried])
+                if set_aside:
+                    self._set_aside(steps[:tried])
                 return step, state, meta
             except MismatchError:
                 raise

@@ -44,6 +44,7 @@ def fit(
     logger: Logger,
     stop_on_nonfinite: bool,
     example_ids: Callable[[int], list[str]],
+    terminated: Callable[[int], bool],
 ) -> tuple[TrainState, dict[str, Any]]:
     """Train from `state.step` to `steps`.
 
@@ -56,6 +57,7 @@ def fit(
       evaluate: (state, step) -> validation scores, which it logs itself.
       part_names: of `state.nonfinite_parts`.
       example_ids: the ids of the examples of a step's global batch.
+      terminated: step -> whether SIGTERM has come (`SigtermFlag`).
     Returns:
       The last state and `{"train_loss": mean of the last interval, "images_per_second": over all steps without
       evaluations, "steps_per_second": ..., "scores": of the last state, "skipped": updates left out}`.
@@ -70,46 +72,52 @@ def fit(
     interval_start, interval_waited, interval_first = time.perf_counter(), 0.0, start
     skipped = int(state.nonfinite_count)
 
-    with _SigtermFlag() as terminated:
-        for step in range(start, steps):
-            before = time.perf_counter()
+    for step in range(start, steps):
+        before = time.perf_counter()
+        try:
             batch = next(batches)
-            interval_waited += time.perf_counter() - before
-            state, metrics = train_step(state, batch)
-            pending.append(metrics)
-            if len(pending) > IN_FLIGHT:
-                jax.block_until_ready(pending[-1 - IN_FLIGHT]["loss"])
-            done = step + 1
-            logger.advance(done)
+        except RuntimeError:
+            # A signal to the whole process group also ends the processes that read the data.
+            if step == start or jax.process_count() > 1 or not terminated(step):
+                raise
+            save(step, state, None)
+            raise Preempted(step) from None
+        interval_waited += time.perf_counter() - before
+        state, metrics = train_step(state, batch)
+        pending.append(metrics)
+        if len(pending) > IN_FLIGHT:
+            jax.block_until_ready(pending[-1 - IN_FLIGHT]["loss"])
+        done = step + 1
+        logger.advance(done)
 
-            stop_now = terminated(step)
-            evaluation_due = done == steps or (eval_every and done % eval_every == 0)
-            save_due = evaluation_due or stop_now or (checkpoint_every and done % checkpoint_every == 0)
-            if done % log_every == 0 or save_due:
-                means = _means(jax.device_get(pending))
-                pending = []
-                seconds = time.perf_counter() - interval_start
-                train_seconds, waited = train_seconds + seconds, waited + interval_waited
-                if stop_on_nonfinite:
-                    _raise_if_frozen(state, example_ids)
-                if means.pop("nonfinite") > 0:
-                    count = int(state.nonfinite_count)
-                    logger.say(
-                        f"step {done}: {count - skipped} of the last {done - interval_first} updates were not"
-                        f" finite and were skipped ({count} in all)"
-                    )
-                    skipped = count
-                train_loss = means["loss"]
-                means["images_per_second"] = (done - interval_first) * batch_size / seconds
-                means["waiting"] = interval_waited / seconds
-                logger.training(done, means)
-                if evaluation_due:
-                    scores = evaluate(state, done)
-                if save_due:
-                    save(done, state, scores if evaluation_due else None)
-                interval_start, interval_waited, interval_first = time.perf_counter(), 0.0, done
-            if stop_now and done < steps:
-                raise Preempted(done)
+        stop_now = terminated(step)
+        evaluation_due = done == steps or (eval_every and done % eval_every == 0)
+        save_due = evaluation_due or stop_now or (checkpoint_every and done % checkpoint_every == 0)
+        if done % log_every == 0 or save_due:
+            means = _means(jax.device_get(pending))
+            pending = []
+            seconds = time.perf_counter() - interval_start
+            train_seconds, waited = train_seconds + seconds, waited + interval_waited
+            if stop_on_nonfinite:
+                _raise_if_frozen(state, example_ids)
+            if means.pop("nonfinite") > 0:
+                count = int(state.nonfinite_count)
+                logger.say(
+                    f"step {done}: {count - skipped} of the last {done - interval_first} updates were not"
+                    f" finite and were skipped ({count} in all)"
+                )
+                skipped = count
+            train_loss = means["loss"]
+            means["images_per_second"] = (done - interval_first) * batch_size / seconds
+            means["waiting"] = interval_waited / seconds
+            logger.training(done, means)
+            if evaluation_due:
+                scores = evaluate(state, done)
+            if save_due:
+                save(done, state, scores if evaluation_due else None)
+            interval_start, interval_waited, interval_first = time.perf_counter(), 0.0, done
+        if stop_now and done < steps:
+            raise Preempted(done)
 
     if scores is None:  # the run that is resumed had reached its end
         scores = evaluate(state, steps)
@@ -151,7 +159,7 @@ def _raise_if_frozen(state: TrainState, example_ids: Callable[[int], list[str]])
     )
 
 
-class _SigtermFlag:
+class SigtermFlag:
     """Context that turns SIGTERM into an answer: `flag(step)` is True once it came, in every process alike."""
 
     def __enter__(self):

@@ -5,7 +5,7 @@ optax transformations and the rate is a function of the step alone, so that a sk
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -69,26 +69,26 @@ def build_direction(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(*clip, *rest)
 
 
-def rate_factors(params: Any, factors: Mapping[str, float]) -> Any:
+def rate_factors(params: Any, factors: Sequence[tuple[str, float]]) -> Any:
     """A tree like `params` of learning-rate factors (floats), 1.0 where no pattern fits.
 
     Args:
-      factors: regular expression -> factor; a parameter's path is like `decoder/conv/kernel` and the first
-        pattern that is found in it counts.
+      factors: pairs of a regular expression and a factor; a parameter's path is like `decoder/conv/kernel`, and the
+        first pattern that is found in it counts.
     Raises:
       ValueError: a pattern fits no parameter.
     """
     used = set()
 
     def of(path, _):
-        for pattern, factor in factors.items():
+        for pattern, factor in factors:
             if re.search(pattern, path_name(path)):
                 used.add(pattern)
                 return float(factor)
         return 1.0
 
     tree = jax.tree_util.tree_map_with_path(of, params)
-    if unused := [pattern for pattern in factors if pattern not in used]:
+    if unused := [pattern for pattern, _ in factors if pattern not in used]:
         names = sorted({path_name(path).split("/")[0] for path, _ in jax.tree_util.tree_leaves_with_path(params)})
         raise ValueError(
             f"each pattern of config.optimizer.rate_factors must fit a parameter; {unused} fit none."

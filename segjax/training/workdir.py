@@ -17,11 +17,14 @@ from segjax.core.sharding import is_main_process, wait_for_all
 def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
     """Make the folder and write config.json, or check that the run that is there has the same config.
 
+    A run without a checkpoint has nothing to go on from, so its config may change.
+
     Raises:
       ValueError: the folder belongs to a run with another config, unless checkpoint.allow_config_change.
     """
     path = workdir / "config.json"
-    if path.is_file():
+    begun = any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
+    if path.is_file() and begun:
         different = config_lib.differences(config_lib.load_workdir_config(workdir), config)
         if different and not config.checkpoint.allow_config_change:
             raise ValueError(

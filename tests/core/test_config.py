@@ -115,3 +115,19 @@ def test_workdir_without_config(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="can't be read"):
         config_lib.load_workdir_config(tmp_path)
+
+
+def test_the_folder_itself_is_not_free():
+    old, new = default_config(), default_config()
+    new.data.dir = "/elsewhere"
+    assert config_lib.differences(old, new) == []
+    old.data.name = new.data.name = "folder"
+    assert config_lib.differences(old, new) == ["data.dir: '' -> '/elsewhere'"]
+
+
+def test_pairs_survive_json_and_comparison():
+    config = default_config()
+    config.optimizer.rate_factors = (("head.*", 10.0), ("x", 2.0))
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert again.optimizer.rate_factors == (("head.*", 10.0), ("x", 2.0))
+    assert config_lib.differences(config, again) == []

@@ -104,11 +104,11 @@ def test_count_params_counts_parameters_alone():
             ValueError,
             "dtype must be one of float32, bfloat16; received 'float16'",
         ),
-        (dict(name="unet", width=3.5), TypeError, r"unet.width must be int; received 3.5 \(float\)"),
-        (dict(name="unet", width=True), TypeError, "unet.width must be int"),
-        (dict(name="unet", dropout="0.5"), TypeError, "unet.dropout must be float or int; received '0.5'"),
-        (dict(name="fcn", learn_final=1), TypeError, "fcn.learn_final must be bool"),
-        (dict(name="unet", num_classes="11"), TypeError, "unet.num_classes must be int; received '11'"),
+        (dict(name="unet", width=3.5), ValueError, r"unet.width must be int; received 3.5 \(float\)"),
+        (dict(name="unet", width=True), ValueError, "unet.width must be int"),
+        (dict(name="unet", dropout="0.5"), ValueError, "unet.dropout must be float or int; received '0.5'"),
+        (dict(name="fcn", learn_final=1), ValueError, "fcn.learn_final must be bool"),
+        (dict(name="unet", num_classes="11"), ValueError, "unet.num_classes must be int; received '11'"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments, error, message):

@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_set_aside(tmp_path, caplog, dam
     else:
         shutil.rmtree(folder / "state")
     with Checkpointer(tmp_path) as checkpointer:
-        step, state, _ = checkpointer.restore_latest(make_state())
+        step, state, _ = checkpointer.restore_latest(make_state(), set_aside=True)
         assert step == 1
         assert same(state, make_state(1))
         assert "can't be read" in caplog.text

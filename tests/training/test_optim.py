@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from segjax.core.config import default_config
 from segjax.training import optim
@@ -78,9 +77,9 @@ def test_clipping_is_by_the_norm_of_the_whole_gradient():
 
 def test_rate_factors_by_path():
     params = {"head": {"kernel": jnp.ones(2), "bias": jnp.ones(1)}, "stem": {"kernel": jnp.ones(2)}}
-    factors = optim.rate_factors(params, ConfigDict({"head": 10.0}).to_dict())
+    factors = optim.rate_factors(params, (("head", 10.0),))
     assert factors == {"head": {"kernel": 10.0, "bias": 10.0}, "stem": {"kernel": 1.0}}
-    factors = optim.rate_factors(params, {"head/bias": 20.0, "head": 10.0})
+    factors = optim.rate_factors(params, (("head/b.*", 20.0), ("head", 10.0)))
     assert factors["head"] == {"kernel": 10.0, "bias": 20.0}
     with pytest.raises(ValueError, match="Top-level parts: head, stem"):
-        optim.rate_factors(params, {"haed": 10.0})
+        optim.rate_factors(params, (("haed", 10.0),))

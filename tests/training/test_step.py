@@ -68,7 +68,7 @@ def train(model, mesh, batches, *, changes=(), accumulate=1, ema_decay=0.0, loss
             losses.normaliser,
             direction,
             lambda step: jnp.float32(0.1),
-            optim.rate_factors(state.params, {}),
+            optim.rate_factors(state.params, ()),
             mesh,
             seed=0,
             accumulate=accumulate,
