@@ -47,6 +47,7 @@ def main(terminated: Callable[[int], bool]) -> None:
     sharding.check_batch_size("config.data.batch_size", batch_size, mesh, config.training.accumulate)
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
     prepare_workdir(workdir, config)
+    facts = environment(mesh.size)  # now, since the checkout may change while this runs
 
     datasets = build.datasets(config, ["train", split])
     if config.data.check and sharding.is_main_process():
@@ -146,7 +147,7 @@ def main(terminated: Callable[[int], bool]) -> None:
                 "flops_per_step": flops,
                 "peak_memory_bytes": peak_memory_bytes(),
                 "versions": versions(),
-                **environment(mesh.size),
+                **facts,
             }
             write_json(workdir / "summary.json", summary)
             plot_curves(workdir / "curves.png", read_metrics(workdir / "metrics.jsonl"), split)
