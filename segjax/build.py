@@ -47,8 +47,8 @@ def datasets(config: ConfigDict, splits: list[str]) -> dict[str, Dataset]:
 
 
 def cached_dataset(config: ConfigDict, dataset: Dataset) -> Dataset:
-    """The same with its decoded examples kept in memory, up to data.cache_gib."""
-    source = cached(dataset.source, int(config.data.cache_gib * 2**30))
+    """The same with its decoded examples kept in memory, up to data.cache."""
+    source = cached(dataset.source, int(config.data.cache * 2**30))
     return Dataset(dataset.info, dataset.split, source, dataset.ids)
 
 

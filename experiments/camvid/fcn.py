@@ -2,7 +2,7 @@
 
 Paper: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 4; its
 own results are on PASCAL VOC with a VGG16 that was trained on ImageNet. SegNet's paper (Badrinarayanan et al. 2017,
-table 3) gives FCN 49.83 and FCN with learnt deconvolution 51.96 mIoU on CamVid, on a larger training corpus.
+table 3) gives FCN 49.83 and FCN with learnt deconvolution 51.96 mIoU on CamVid, by a protocol of its own.
 Command: python -m segjax.train --config experiments/camvid/fcn.py:8s --workdir DIR
   variants: "32s", "16s", "8s", at full size, sized for a GPU.
 Time and score: not run yet.

@@ -23,7 +23,7 @@ LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_en
 FREE_ON_RESUME = (
     "checkpoint.allow_config_change",
     "checkpoint.keep",
-    "data.cache_gib",
+    "data.cache",
     "data.check",
     "data.dir",
     "data.manual_dir",
@@ -48,7 +48,7 @@ def default_config() -> ConfigDict:
                 "size": (0, 0),  # (height, width) to which examples are resized when read; (0, 0) keeps them
                 "crop_size": (0, 0),  # (height, width) of a training crop; (0, 0) takes the whole image
                 "workers": 0,  # processes that read and transform; 0 does it in threads
-                "cache_gib": 1.0,  # decoded examples kept in memory: GiB a split, in each reading process
+                "cache": 1.0,  # decoded examples kept in memory: GiB a split, in each reading process
                 "check": True,  # look through every file before training
                 "ignore_label": -1,  # for `folder`: the value in its masks that means unlabelled; -1 is 255
                 "split_seed": 0,  # for `folder` without splits/: the seed of the split that is made
@@ -177,7 +177,7 @@ def _value_problems(config: ConfigDict):
     yield from need(0 <= config.seed < 2**31, "seed", "in 0..2^31-1")
     yield from need(data.batch_size >= 1, "data.batch_size", "at least 1")
     yield from need(data.workers >= 0, "data.workers", "0 or more")
-    yield from need(data.cache_gib >= 0, "data.cache_gib", "0 or more")
+    yield from need(data.cache >= 0, "data.cache", "0 or more")
     for name in ("size", "crop_size"):
         yield from need(_is_size(data[name]), f"data.{name}", "(height, width), or (0, 0)")
     low, high = data.augment.scale if len(data.augment.scale) == 2 else (0, 0)
