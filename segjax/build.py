@@ -262,6 +262,7 @@ def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params:
         mesh,
         seed=config.seed,
         accumulate=config.training.accumulate,
+        auxiliary_weight=config.loss.auxiliary,
         ema_decay=config.training.ema_decay,
         stop_on_nonfinite=config.training.on_nonfinite == "stop",
     )

@@ -65,6 +65,7 @@ def default_config() -> ConfigDict:
             "loss": {
                 **dict.fromkeys(LOSS_TERMS, 0.0),  # weight of each term
                 "cross_entropy": 1.0,
+                "auxiliary": 0.4,  # weight of each auxiliary head's loss, in models that have them
                 "class_weights": (),  # one a class; () weighs all alike
                 "label_smoothing": 0.0,
                 "focal_gamma": 2.0,
@@ -194,6 +195,7 @@ def _value_problems(config: ConfigDict):
     if not any(loss[name] > 0 for name in LOSS_TERMS):
         yield f"one of config.loss.{{{', '.join(LOSS_TERMS)}}} must be above 0; received 0 for each"
     yield from need(all(weight >= 0 for weight in loss.class_weights), "loss.class_weights", "0 or more each")
+    yield from need(loss.auxiliary >= 0, "loss.auxiliary", "a weight of 0 or more")
     yield from need(0 <= loss.label_smoothing < 1, "loss.label_smoothing", "in [0, 1)")
     yield from one_of("optimizer.name", optimizer.name, OPTIMIZERS)
     yield from one_of("optimizer.schedule", optimizer.schedule, SCHEDULES)

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from segjax.core import sharding
+from segjax.models.output import Output
 from segjax.training.optim import Schedule
 from segjax.training.state import TrainState
 
@@ -28,6 +29,7 @@ def make_train_step(
     *,
     seed: int,
     accumulate: int = 1,
+    auxiliary_weight: float = 0.0,
     ema_decay: float = 0.0,
     stop_on_nonfinite: bool = True,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
@@ -37,6 +39,9 @@ def make_train_step(
     loss counts by its share of `normaliser(label)` (the weight of its valid pixels), so that losses that are
     means over pixels have the gradient of the whole batch exactly; BatchNorm's statistics, Dice, Lovasz and
     OHEM are those of a microbatch.
+
+    The losses of auxiliary heads (`segjax.models.output.Output`) are added, times `auxiliary_weight` each. Logits
+    that are smaller than the label, as those of a network without padding, are compared with its centre.
 
     A step whose loss or gradient is not finite changes nothing but the counters. With `stop_on_nonfinite` every
     later step changes nothing either, so that the state stays the last good one until the host looks.
@@ -49,14 +54,20 @@ def make_train_step(
     """
 
     def forward(params, model_state, batch, key):
-        logits, model_state = model.apply(
+        output, model_state = model.apply(
             {"params": params, **model_state},
             batch["image"],
             train=True,
             rngs={"dropout": key},
             mutable=list(model_state),
         )
-        loss, terms = loss_fn(logits, batch["label"])
+        label = batch["label"]
+        output = output if isinstance(output, Output) else Output(output, ())
+        loss, terms = loss_fn(output.logits, centre_crop(label, output.logits.shape[1:3]))
+        for index, logits in enumerate(output.auxiliary):
+            auxiliary, _ = loss_fn(logits, centre_crop(label, logits.shape[1:3]))
+            loss = loss + auxiliary_weight * auxiliary
+            terms = {**terms, f"auxiliary_{index}": auxiliary}
         return loss, (terms, model_state)
 
     gradient = jax.value_and_grad(forward, has_aux=True)
@@ -135,6 +146,12 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def centre_crop(label: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The middle of a label [N, H, W] at this (height, width); a whole pixel towards the top left where it is odd."""
+    top, left = (label.shape[1] - size[0]) // 2, (label.shape[2] - size[1]) // 2
+    return label[:, top : top + size[0], left : left + size[1]]
 
 
 def sum_of_squares(tree: Any) -> jax.Array:

@@ -67,8 +67,15 @@ def test_max_pool_2x2_keeps_nan_wherever_it_stands():
         assert jnp.isnan(pool._max_pool_2x2(x)).all()
 
 
+def test_max_pool_pads_all_sides_alike():
+    x = random((2, 9, 12, 3)) - 5  # all below 0: padding with zeros would win
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    expected = reference_convolution.max_pool(padded, (3, 3), (2, 2))
+    np.testing.assert_array_equal(pool.max_pool(x, (3, 3), (2, 2), 1), expected)
+
+
 def test_max_pool_refuses_unknown_padding():
-    with pytest.raises(ValueError, match="'VALID', 'CEIL' or 'SAME'; received 'FULL'"):
+    with pytest.raises(ValueError, match="'VALID', 'CEIL', 'SAME' or a number; received 'FULL'"):
         pool.max_pool(jnp.zeros((1, 4, 4, 1)), padding="FULL")
 
 

@@ -27,10 +27,10 @@ def test_features_are_those_that_feature_info_announces(batch_norm):
         lambda x: model.init_with_output(jax.random.key(0), x),
         jax.ShapeDtypeStruct((2, 97, 131, 3), jnp.float32),
     )
-    assert list(features) == [2, 4, 8, 16, 32] == [info.stride for info in model.feature_info]
+    assert list(features) == [2, 4, 8, 16, 32] == [info.level for info in model.feature_info]
     for info in model.feature_info:
         assert features[info.stride].shape == (2, 97 // info.stride, 131 // info.stride, info.channels)
-    assert VGG16().feature_info[-1] == (32, 512)
+    assert VGG16().feature_info[-1] == (32, 32, 512)
     assert ("batch_stats" in variables) == batch_norm
 
 

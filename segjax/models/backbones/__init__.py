@@ -1,15 +1,38 @@
-"""Networks that return features at strides 2, 4, 8, 16 and 32.
+"""Networks that return features at strides 2, 4, 8, 16 and 32. BACKBONES is the list; `build_backbone` makes one.
 
-A backbone is a linen module. `backbone(image, train=train)` gives `{stride: features [N, H', W', C]}`, where
-H' is H divided by the stride, rounded down at each halving. `backbone.feature_info` says, without running it,
-how many channels each stride has.
+A backbone is a linen module. `backbone(image, train=train)` gives `{level: features [N, H', W', C]}`: level is the
+stride that the feature map has in the undilated network, so the deepest is 32 whatever the output stride. With
+`output_stride` 16 or 8 the last stages keep their resolution and dilate their convolutions instead (Chen et al.
+2017). `backbone.feature_info` says, without running it, the stride and channels of each level.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from segjax.core.config import nearest
+from segjax.models.backbones.feature_info import FeatureInfo
+from segjax.models.backbones.vgg import VGG16
+
+__all__ = ["BACKBONES", "FeatureInfo", "build_backbone"]
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "vgg16": VGG16,
+    "vgg16_bn": functools.partial(VGG16, batch_norm=True),
+}
 
 
-class FeatureInfo(NamedTuple):
-    """One feature map of a backbone: its stride in pixels of the input, and its channels."""
+def build_backbone(name: str, **fields: Any) -> nn.Module:
+    """The backbone `BACKBONES[name]`.
 
-    stride: int
-    channels: int
+    Args:
+      name: key of BACKBONES.
+      **fields: its own fields: `dtype`, and `output_stride` and `name` where wanted.
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone {name!r} is unknown; {nearest(name, BACKBONES)}")
+    return BACKBONES[name](**fields)

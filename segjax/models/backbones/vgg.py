@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.backbones import FeatureInfo
+from segjax.models.backbones.feature_info import FeatureInfo
 from segjax.models.layers.conv import ConvBlock
 from segjax.models.layers.pool import max_pool
 
@@ -37,7 +37,7 @@ class VGG16(nn.Module):
 
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        return tuple(FeatureInfo(2 ** (i + 1), self.width * units) for i, units in enumerate(CHANNELS))
+        return tuple(FeatureInfo(2**i, 2**i, self.width * units) for i, units in enumerate(CHANNELS, start=1))
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[int, jax.Array]:
@@ -48,11 +48,11 @@ class VGG16(nn.Module):
         """
         x = image.astype(self.dtype)
         features = {}
-        for stage, (stride, channels) in enumerate(self.feature_info, start=1):
+        for stage, (level, _, channels) in enumerate(self.feature_info, start=1):
             for i in range(1, CONVOLUTIONS[stage - 1] + 1):
                 norm = "batch" if self.batch_norm else "none"
                 x = ConvBlock(channels, norm=norm, dtype=self.dtype, name=f"conv{stage}_{i}")(x, train=train)
-            x = features[stride] = max_pool(x)
+            x = features[level] = max_pool(x)
         return features
 
 

@@ -5,6 +5,7 @@ that pointwise and depthwise convolutions take a faster form on CPUs.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -92,12 +93,15 @@ Conv = functools.partial(nn.Conv, conv_general_dilated_cls=_convolve_factory)
 
 
 class ConvBlock(nn.Module):
-    """Convolution, optional batch normalisation, ReLU.
+    """Convolution, optional batch normalisation, activation. Its parts are named `conv` and `norm`.
 
     Attributes:
       features: output channels.
-      kernel_size, strides, padding, dilation: of the convolution.
+      kernel_size, strides, padding, dilation, groups: of the convolution. Padding is "SAME", "VALID", or one
+        number for all sides, which at stride 2 differs from "SAME": PyTorch's networks pad all sides alike.
       norm: "batch" (the convolution then has no bias, since the normalisation would remove it) or "none".
+      epsilon, momentum: of the normalisation, see `BatchNorm`.
+      activation: function of an array, or None.
       kernel_init: of the convolution.
       dtype: compute dtype.
     """
@@ -107,7 +111,11 @@ class ConvBlock(nn.Module):
     strides: tuple[int, int] = (1, 1)
     padding: Any = "SAME"
     dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
     norm: str = "batch"
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    activation: Callable[[jax.Array], jax.Array] | None = nn.relu
     kernel_init: nn.initializers.Initializer = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
     dtype: Any = jnp.float32
 
@@ -122,11 +130,12 @@ class ConvBlock(nn.Module):
             strides=self.strides,
             padding=self.padding,
             kernel_dilation=self.dilation,
+            feature_group_count=self.groups,
             use_bias=self.norm == "none",
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="conv",
         )(x)
         if self.norm == "batch":
-            x = BatchNorm(dtype=self.dtype, name="norm")(x, train=train)
-        return nn.relu(x)
+            x = BatchNorm(self.momentum, self.epsilon, self.dtype, name="norm")(x, train=train)
+        return x if self.activation is None else self.activation(x)

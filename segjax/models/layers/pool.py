@@ -9,7 +9,7 @@ def max_pool(
     x: jax.Array,
     window: tuple[int, int] = (2, 2),
     strides: tuple[int, int] | None = None,
-    padding: str = "VALID",
+    padding: str | int = "VALID",
 ) -> jax.Array:
     """Maximum over windows of an image.
 
@@ -19,7 +19,8 @@ def max_pool(
       strides: step from one window to the next; `window` where None.
       padding: "VALID" leaves out the rows and columns that do not fill a window (PyTorch's default), "CEIL"
         lets the last window hang over the bottom and right edge (Caffe, PyTorch's ceil_mode), "SAME" pads
-        both sides as TensorFlow does. What is padded never wins.
+        both sides as TensorFlow does; a number pads every side by it (PyTorch's padding=1 for ResNet's 3x3).
+        What is padded never wins.
 
     Returns:
       [N, H', W', C] in x's dtype. Where several values of a window are equal the gradient goes to the first
@@ -29,10 +30,13 @@ def max_pool(
       ValueError: unknown padding.
     """
     strides = window if strides is None else strides
-    if padding == "CEIL":
+    if isinstance(padding, int):
+        pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        x, padding = jnp.pad(x, pads, constant_values=-jnp.inf), "VALID"
+    elif padding == "CEIL":
         x = _fill_last_windows(x, window, strides)
     elif padding not in ("VALID", "SAME"):
-        raise ValueError(f"padding must be 'VALID', 'CEIL' or 'SAME'; received {padding!r}")
+        raise ValueError(f"padding must be 'VALID', 'CEIL', 'SAME' or a number; received {padding!r}")
     same = "SAME" if padding == "SAME" else "VALID"
     if tuple(window) == tuple(strides) == (2, 2) and same == "VALID":
         return jax.lax.platform_dependent(x, cpu=_max_pool_2x2, default=_plain_2x2)

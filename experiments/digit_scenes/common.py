@@ -1,0 +1,29 @@
+"""What all models share on digit_scenes: the data, and one budget, so that their scores can be compared."""
+
+from ml_collections import ConfigDict
+
+from segjax.core.config import default_config
+
+
+def digit_scenes_config(variant: str) -> ConfigDict:
+    """The config without a model. The only variant is ""."""
+    if variant:
+        raise ValueError(f"this experiment has no variants; received {variant!r}")
+    config = default_config()
+    config.data.name = "digit_scenes"
+    config.data.batch_size = 2
+
+    # Few steps, so a short memory: Adam's second moment is that of the last 20 steps.
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.b2 = 0.95
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 50
+    config.optimizer.weight_decay = 1e-3
+
+    config.training.steps = 900
+    config.training.log_every = 50
+    config.training.eval_every = 450
+    config.checkpoint.every = 150
+    config.evaluation.batch_size = 8
+    return config

@@ -1,0 +1,131 @@
+"""From arrays under another framework's names to our variables, by rules, with a report of every key.
+
+A rule maps the name of a module, `backbone.layer1.0.conv1`, to the path of ours, `backbone/layer1_0/conv1/conv`.
+What a module holds follows from the PyTorch names of its arrays:
+
+| theirs          | ours                                                                                       |
+|-----------------|--------------------------------------------------------------------------------------------|
+| `weight`, 1-D   | `scale` of a normalisation, or `slope` of a PReLU                                          |
+| `weight`, 2-D   | `kernel` of a dense layer, transposed; or, reshaped, of the convolution made of it         |
+| `weight`, 4-D   | `kernel` of a convolution: [O, I, H, W] -> [H, W, I, O]                                    |
+| `weight`, 4-D   | of a transposed convolution: [I, O, H, W] -> [H, W, I, O], turned by 180 degrees           |
+| `bias`          | `bias`                                                                                     |
+| `running_mean`  | `mean` among the batch_stats                                                               |
+| `running_var`   | `var` among the batch_stats                                                                |
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Rule(NamedTuple):
+    r"""How modules of another framework are called here.
+
+    Attributes:
+      pattern: regular expression that the module's whole name must match.
+      path: the path of ours, with `\1` for the pattern's groups; None leaves the module out on purpose.
+      transposed: it is a transposed convolution.
+    """
+
+    pattern: str
+    path: str | None
+    transposed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of each key of a file and of each variable of the model.
+
+    Attributes:
+      loaded: (their key, our path) that were taken over.
+      reshaped: those of them whose number of dimensions changed (a dense layer that became a convolution).
+      skipped: (their key, why) that were left out: by a rule, or because no variable here corresponds to it.
+      unknown: their keys that no rule knows.
+      missing: our paths for which the file has nothing.
+      mismatched: (their key, our path, their shape in our order, our shape).
+    """
+
+    loaded: tuple[tuple[str, str], ...] = ()
+    reshaped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    unknown: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    mismatched: tuple[tuple[str, str, tuple[int, ...], tuple[int, ...]], ...] = ()
+
+
+def convert(
+    arrays: Mapping[str, np.ndarray], target: Mapping[str, Any], rules: Sequence[Rule]
+) -> tuple[dict[str, np.ndarray], Report]:
+    """Map arrays to the variables of a model.
+
+    Args:
+      arrays: another framework's arrays by name, e.g. a PyTorch state dict as NumPy arrays.
+      target: {our path: array or ShapeDtypeStruct} with paths such as `params/backbone/conv1/conv/kernel`.
+      rules: the first that matches a module's name counts.
+    Returns:
+      {our path: array in our layout, of the target's dtype} of what could be taken over, and the report. Nothing
+      is raised for what does not fit: the report says it.
+    """
+    found, loaded, reshaped, skipped, unknown, mismatched = {}, [], [], [], [], []
+    for key, array in arrays.items():
+        module, _, leaf = key.rpartition(".")
+        if leaf == "num_batches_tracked":
+            skipped.append((key, "a counter of PyTorch's BatchNorm, not used here"))
+            continue
+        rule, path = _our_module(module, rules)
+        if rule is None:
+            unknown.append(key)
+            continue
+        if path is None:
+            skipped.append((key, "left out by the conversion"))
+            continue
+        ours = _our_leaf(path, leaf, target)
+        if ours is None:
+            skipped.append((key, f"the model has no {path} for it"))
+            continue
+        wanted = target[ours]
+        value = _our_layout(array, tuple(wanted.shape), rule.transposed)
+        if value.shape != tuple(wanted.shape):
+            mismatched.append((key, ours, value.shape, tuple(wanted.shape)))
+            continue
+        if value.ndim != array.ndim:
+            reshaped.append((key, ours))
+        loaded.append((key, ours))
+        found[ours] = np.ascontiguousarray(value, wanted.dtype)
+    missing = sorted(set(target) - set(found) - {path for _, path, *_ in mismatched})
+    report = Report(*map(tuple, (loaded, reshaped, skipped, unknown, missing, mismatched)))
+    return found, report
+
+
+def _our_module(module: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None]:
+    for rule in rules:
+        match = re.fullmatch(rule.pattern, module)
+        if match:
+            return rule, None if rule.path is None else match.expand(rule.path)
+    return None, None
+
+
+def _our_leaf(path: str, leaf: str, target: Mapping[str, Any]) -> str | None:
+    names = {
+        "weight": ("params/{}/kernel", "params/{}/scale", "params/{}/slope"),
+        "bias": ("params/{}/bias",),
+        "running_mean": ("batch_stats/{}/mean",),
+        "running_var": ("batch_stats/{}/var",),
+    }
+    candidates = (name.format(path) for name in names.get(leaf, ()))
+    return next((name for name in candidates if name in target), None)
+
+
+def _our_layout(array: np.ndarray, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
+    if array.ndim == 2 and len(shape) == 2:
+        return array.T
+    if array.ndim == 2 and len(shape) == 4 and array.size == np.prod(shape):
+        height, width, inputs, outputs = shape  # PyTorch flattens [C, H, W]
+        array = array.reshape(outputs, inputs, height, width)
+    if array.ndim == 4 and transposed:
+        return array.transpose(2, 3, 0, 1)[::-1, ::-1]
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
