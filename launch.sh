@@ -30,6 +30,7 @@ looked for beside this script, so that `--config experiments/camvid/unet.py` wor
 environment: SEGJAX_ACCELERATOR=cpu|cuda12|cuda13|tpu   instead of what is found
              SEGJAX_VENV=DIR                            instead of .venv beside this script
              SEGJAX_DATA=DIR                            folder with camvid/, isbi2012/, davis8/
+             SEGJAX_REFERENCES=0                        test without the references in PyTorch
 TEXT
 }
 
@@ -61,13 +62,15 @@ find_python() {
   return 1
 }
 
+accelerator_section() { sed -n '/^\[project.optional-dependencies\]/,/^\[tool/p' "$root/pyproject.toml"; }
+
 # setup REQUIREMENTS: make the environment, or bring it up to date, unless its stamp says that it is.
 setup() {
   local requirements=$1 kind stamp wanted log
   kind=$(accelerator)
   stamp=$venv/.segjax-runtime
   if [ "$requirements" != "$root/requirements.txt" ]; then stamp=$venv/.segjax-tests; fi
-  wanted="$kind $(cat "$root/requirements.txt" "$requirements" | cksum)"
+  wanted="$kind $({ cat "$root/requirements.txt" "$requirements" && accelerator_section; } | cksum)"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
 
   if command -v flock >/dev/null; then # two starts at once: the second waits and finds it done
@@ -77,22 +80,44 @@ setup() {
   fi
   log=$(mktemp)
   echo "Setting up $venv for $kind (once, about a minute) ..." >&2
-  local constraint=()
-  if [ "$kind" != cpu ]; then constraint=("jax[$kind]==$(sed -n 's/^jax==//p' "$root/requirements.txt")"); fi
+  local pins=()
+  if [ "$kind" != cpu ]; then
+    # The lines `  "package==version",` of the list that bears this name in pyproject.toml.
+    mapfile -t pins < <(accelerator_section | sed -n "/^$kind = \[/,/^\]/s/^  \"\(.*\)\",\$/\1/p")
+    [ ${#pins[@]} -gt 0 ] || fail "pyproject.toml must list the packages of $kind"
+  fi
   if command -v uv >/dev/null; then
     { [ -x "$venv/bin/python" ] || uv venv --quiet --python '>=3.11' "$venv"; } >"$log" 2>&1 &&
-      uv pip install --quiet --python "$venv/bin/python" -r "$requirements" "${constraint[@]}" >>"$log" 2>&1
+      uv pip install --quiet --python "$venv/bin/python" -r "$requirements" ${pins[@]+"${pins[@]}"} >>"$log" 2>&1
   else
     local python
     python=$(find_python) || fail "Python 3.11 or newer must be installed; none was found as python3"
     { [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"; } >"$log" 2>&1 ||
       fail "no virtual environment could be made in $venv: $(tail -n 1 "$log") (Debian needs python3-venv)"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --retries 2 --timeout 20 \
-      -r "$requirements" "${constraint[@]}" >>"$log" 2>&1
+      -r "$requirements" ${pins[@]+"${pins[@]}"} >>"$log" 2>&1
   fi || fail "the packages could not be installed; is a package index reachable? $(grep -iE 'error' "$log" | tail -n 1) (log: $log)"
   echo "$wanted" >"$stamp"
   rm -f "$log"
   exec 9>&- || true
+}
+
+# The PyTorch networks that tests compare with: an offer, not a need.
+setup_references() {
+  local requirements=$root/tests/references/requirements.txt stamp=$venv/.segjax-references wanted installer
+  wanted=$(cksum <"$requirements")
+  if [ "${SEGJAX_REFERENCES:-1}" = 0 ] || { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; }; then return; fi
+  echo "Installing the references in PyTorch for the tests (SEGJAX_REFERENCES=0 leaves them out) ..." >&2
+  if command -v uv >/dev/null; then
+    installer=(uv pip install --quiet --python "$venv/bin/python" --index-strategy unsafe-best-match)
+  else
+    installer=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 20)
+  fi
+  if "${installer[@]}" --no-deps -r "$requirements" >/dev/null 2>&1; then
+    echo "$wanted" >"$stamp"
+  else
+    echo "They could not be installed: the tests that compare with them are skipped." >&2
+  fi
 }
 
 # Replace the value of --config by the file beside this script where it is not under the current folder.
@@ -177,6 +202,7 @@ case $command in
     ;;
   test)
     setup "$root/tests/requirements.txt"
+    setup_references
     cd "$root"
     if [ $# -eq 0 ]; then
       "$venv/bin/ruff" check .
