@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
+from optax import contrib
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -52,7 +54,7 @@ def build_direction(config: ConfigDict) -> optax.GradientTransformation:
     """Gradient -> direction, from `config.optimizer`: clip, then moments, then weight decay, without the rate.
 
     SGD has its weight decay in the gradient (L2, as Caffe and PyTorch), AdamW outside of the moments (Loshchilov
-    & Hutter 2019), Adam in the gradient.
+    & Hutter 2019) as Muon does, Adam in the gradient.
     """
 
     def mask(params):
@@ -64,9 +66,46 @@ def build_direction(config: ConfigDict) -> optax.GradientTransformation:
         "sgd": lambda: optax.trace(config.momentum) if config.momentum else optax.identity(),
         "adam": lambda: optax.scale_by_adam(config.momentum, config.b2),
         "adamw": lambda: optax.scale_by_adam(config.momentum, config.b2),
+        "muon": lambda: scale_by_muon(config.momentum, config.b2),
     }[config.name]()
-    rest = [moments, *decay] if config.name == "adamw" else [*decay, moments]
+    rest = [moments, *decay] if config.name in ("adamw", "muon") else [*decay, moments]
     return optax.chain(*clip, *rest)
+
+
+def scale_by_muon(momentum: float, b2: float) -> optax.GradientTransformation:
+    """Muon for kernels (Jordan et al. 2024, kellerjordan.github.io/posts/muon), Adam for everything else.
+
+    A kernel [H, W, C, O] is the matrix [H*W*C, O] whose momentum is made orthogonal by five Newton-Schulz steps. It
+    is scaled by 0.2 sqrt(max(H*W*C, O)), as in Liu et al. 2025 (arXiv:2502.16982, section 2.2), so that the update's
+    root mean square, and with it a fitting learning rate, is about Adam's.
+
+    Args:
+      momentum: Nesterov momentum of the kernels, and Adam's b1.
+      b2: Adam's.
+    """
+
+    def dimensions(params):
+        def of(p):
+            return contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
+
+        return jax.tree.map(lambda p: p if isinstance(p, optax.MaskedNode) else of(p), params, is_leaf=_is_masked)
+
+    def rescale(updates, params=None):
+        del params
+        return jax.tree.map(lambda u: 0.2 * np.sqrt(max(u.size // u.shape[-1], u.shape[-1])) * u, updates)
+
+    muon = optax.chain(
+        contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=dimensions), optax.stateless(rescale)
+    )
+    adam = optax.scale_by_adam(momentum, b2)
+    return optax.partition(
+        {"muon": muon, "adam": adam},
+        lambda params: jax.tree.map(lambda p: "muon" if jnp.ndim(p) > 1 else "adam", params),
+    )
+
+
+def _is_masked(leaf):
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def rate_factors(params: Any, factors: Sequence[tuple[str, float]]) -> Any:

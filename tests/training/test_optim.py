@@ -83,3 +83,41 @@ def test_rate_factors_by_path():
     assert factors["head"] == {"kernel": 10.0, "bias": 20.0}
     with pytest.raises(ValueError, match="Top-level parts: head, stem"):
         optim.rate_factors(params, (("haed", 10.0),))
+
+
+def newton_schulz(matrix):
+    """Five steps towards the nearest orthogonal matrix, with the coefficients of Jordan et al. 2024."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adam():
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 3, 2, 4))), "bias": jnp.array([0.5, 0.5])}
+    grads = [
+        {"kernel": jnp.asarray(rng.normal(size=(3, 3, 2, 4))), "bias": jnp.asarray(rng.normal(size=2))}
+        for _ in range(3)
+    ]
+    got = run_ours(dict(name="muon", momentum=0.9, b2=0.99, weight_decay=0.1), params, grads)
+    adam = run_ours(dict(name="adamw", momentum=0.9, b2=0.99, weight_decay=0.1), params, grads)
+    np.testing.assert_allclose(got["bias"], adam["bias"], rtol=1e-6)
+
+    p, m = np.asarray(params["kernel"], np.float64).reshape(18, 4), 0.0
+    for step, each in enumerate(grads, start=1):
+        g = np.asarray(each["kernel"], np.float64).reshape(18, 4)
+        m = 0.9 * m + 0.1 * g
+        # Nesterov with Adam's correction of the bias (Dozat 2016); the norm is taken away again below.
+        nesterov = 0.9 * m / (1 - 0.9 ** (step + 1)) + 0.1 * g / (1 - 0.9**step)
+        p = p - 0.1 * (0.2 * np.sqrt(18) * newton_schulz(nesterov.T).T + 0.1 * p)
+    np.testing.assert_allclose(np.asarray(got["kernel"]).reshape(18, 4), p, rtol=1e-4)
+
+
+def test_muons_update_has_about_adams_size():
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.zeros((3, 3, 16, 64))}
+    grads = [{"kernel": jnp.asarray(rng.normal(size=(3, 3, 16, 64)) * 1e-3)}]
+    moved = run_ours(dict(name="muon", weight_decay=0.0), params, grads)["kernel"]
+    assert 0.1 * 0.1 < np.sqrt(np.mean(moved**2)) < 0.1 * 0.4  # rate 0.1; Adam's usual 0.2 to 0.4 (Liu et al. 2025)
