@@ -55,7 +55,6 @@ def fit(
       train_step: compiled.
       batches: yields the batches of steps state.step, state.step + 1, ... on the devices.
       evaluate: (state, step) -> validation scores, which it logs itself.
-      part_names: of `state.nonfinite_parts`.
       example_ids: the ids of the examples of a step's global batch.
       terminated: step -> whether SIGTERM has come (`SigtermFlag`).
     Returns:
@@ -112,7 +111,13 @@ def fit(
             means["waiting"] = interval_waited / seconds
             logger.training(done, means)
             if evaluation_due:
-                scores = evaluate(state, done)
+                try:
+                    scores = evaluate(state, done)
+                except Exception:
+                    # What was learnt outlives an evaluation that runs out of memory. (Saving takes all processes.)
+                    if jax.process_count() == 1:
+                        save(done, state, None)
+                    raise
             if save_due:
                 save(done, state, scores if evaluation_due else None)
             interval_start, interval_waited, interval_first = time.perf_counter(), 0.0, done
