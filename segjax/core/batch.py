@@ -6,6 +6,12 @@
 | label | [N, H, W]    | uint8   | class index in 0..num_classes-1, or IGNORE_LABEL                      |
 | index | [N]          | int32   | which example of the split this is; -1 for padding of the last batch  |
 
+and in training, where `data.border_weight.w0` is above 0:
+
+| key    | shape     | dtype   | meaning                                                                 |
+|--------|-----------|---------|-------------------------------------------------------------------------|
+| weight | [N, H, W] | float32 | what is added in the loss to the weight of the pixel's class; 0 or more |
+
 A padded example has index -1, a zero image and a label of IGNORE_LABEL everywhere, so that losses and
 confusion matrices pass over it without a special case.
 """

@@ -20,6 +20,7 @@ from PIL import Image
 
 from segjax.core.batch import IGNORE_LABEL
 from segjax.core.config import nearest
+from segjax.data.border_weight import add_border_weight
 
 Example = Mapping[str, Any]
 
@@ -44,12 +45,13 @@ class Transforms:
     steps: tuple[Callable[[Example, np.random.Generator], dict[str, Any]], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    channel_order: str = "rgb"
 
     def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, Any]:
         _check_example(example)
         for step in self.steps:
             example = step(example, rng)
-        example = normalise(example, mean=self.mean, std=self.std)
+        example = normalise(example, mean=self.mean, std=self.std, channel_order=self.channel_order)
         return {**example, "label": np.ascontiguousarray(example["label"])}
 
 
@@ -58,22 +60,27 @@ def build_transforms(
     crop_size: tuple[int, int] | None,
     mean: Sequence[float],
     std: Sequence[float],
+    border_weight: Mapping[str, Any] | None = None,
+    channel_order: str = "rgb",
 ) -> Transforms:
     """The transforms of training examples (or of evaluation: `augment` empty and `crop_size` None).
 
-    The order is rotation, elastic deformation, scale, crop, flips, photometric distortion, normalisation:
-    rotation and deformation at the size of the input, so that they see what a crop would have cut off, and
-    colours last, when there are fewest pixels.
+    The order is rotation, elastic deformation, scale, crop, flips, photometric distortion, border weight,
+    normalisation: rotation and deformation at the size of the input, so that they see what a crop would have
+    cut off, and colours and weights last, when there are fewest pixels.
 
     Args:
       augment: keys of `OFF`, absent ones are off. scale: (low, high) of `random_scale`. flip_horizontal,
         flip_vertical: probabilities. photometric: strength of `photometric_distortion`, True is 1. rotation:
         largest angle in degrees. elastic: standard deviation of the displacements in pixels.
       crop_size: (height, width) of the result, or None (or (0, 0)) to keep the size.
-      mean, std: per channel, in units of 0..255; the mean is also the colour of padding.
+      mean, std: of R, G, B, in units of 0..255; the mean is also the colour of padding.
+      channel_order: of the result, see `normalise`.
+      border_weight: w0, sigma and object_classes of `segjax.data.border_weight`; None or a w0 of 0 is off.
     Returns:
-      A callable, `(example, rng) -> example` with image float32 [H, W, 3], normalised, and label uint8
-      [H, W]. What it returns is a function of the example and the generator's state alone.
+      A callable, `(example, rng) -> example` with image float32 [H, W, 3], normalised, label uint8 [H, W] and,
+      where border_weight is on, weight float32 [H, W]. What it returns is a function of the example and the
+      generator's state alone.
     Raises:
       ValueError: an unknown key or a value out of its range. When called: an image and label that do not
       match.
@@ -115,7 +122,13 @@ def build_transforms(
         steps.append(partial(random_flip, horizontal=horizontal, vertical=vertical))
     if strength:
         steps.append(partial(photometric_distortion, strength=strength))
-    return Transforms(tuple(steps), mean, std)
+    if border_weight and border_weight["w0"]:
+        w0, sigma = float(border_weight["w0"]), float(border_weight["sigma"])
+        _check_range("border_weight.w0", w0, 0 < w0 < math.inf, "0 or more")
+        _check_range("border_weight.sigma", sigma, 0 < sigma < math.inf, "above 0 pixels")
+        classes = tuple(map(int, border_weight["object_classes"]))
+        steps.append(partial(add_border_weight, w0=w0, sigma=sigma, object_classes=classes))
+    return Transforms(tuple(steps), mean, std, channel_order)
 
 
 def random_scale(example: Example, rng: np.random.Generator, *, low: float = 0.5, high: float = 2.0) -> dict[str, Any]:
@@ -189,7 +202,7 @@ def elastic_deformation(
 
     Displacement vectors, Gaussian with standard deviation `std` in pixels, on a coarse 3x3 grid whose outer
     points are the image's corner pixels; bicubic interpolation (Keys 1981, a = -0.5, the border repeated)
-    gives the displacement of each pixel.
+    gives the displacement of each pixel. (The paper says neither where the grid lies nor which bicubic kernel.)
     """
     height, width = example["label"].shape[-2:]
     grid = rng.normal(scale=std, size=(2, 3, 3)).astype(np.float32)
@@ -234,12 +247,18 @@ def photometric_distortion(example: Example, rng: np.random.Generator, *, streng
     return {**example, "image": pixels.astype(image.dtype, copy=False)}
 
 
-def normalise(example: Example, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    """image -> (image - mean) / std per channel, float32 and C-contiguous."""
+def normalise(
+    example: Example, *, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb"
+) -> dict[str, Any]:
+    """image -> (image - mean) / std per channel, float32 and C-contiguous.
+
+    Image, mean and std are R, G, B; the result is B, G, R where channel_order is "bgr".
+    """
     image = np.array(example["image"], np.float32, order="C")
     rows = image.reshape(-1, image.shape[-2] * 3)  # long rows, since NumPy is slow on an axis of 3
     rows -= np.tile(np.asarray(mean, np.float32), image.shape[-2])
     rows /= np.tile(np.asarray(std, np.float32), image.shape[-2])
+    image = np.ascontiguousarray(image[..., ::-1]) if channel_order == "bgr" else image
     return {**example, "image": image}
 
 

@@ -1,4 +1,4 @@
-"""From a model to class probabilities of an image: whole or by a sliding window, at several scales, mirrored.
+"""From a model to class probabilities of an image: whole, by a window or by tiles, at several scales, mirrored.
 
 Everything is of static shape and runs inside one jitted program. Overlapping windows, scales and mirrored images
 are averaged as probabilities (after the softmax), with equal weights.
@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Apply = Callable[[Any, jax.Array], jax.Array]
 
@@ -18,6 +19,7 @@ def build_predict(
     *,
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
+    tile_input: tuple[int, int] | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Apply:
@@ -27,15 +29,20 @@ def build_predict(
       apply: (variables, image float32 [N, H, W, 3]) -> logits float32 [N, H, W, C].
       window: (height, width) of the sliding window, or None for the whole image.
       stride: step of the window; None is two thirds of it, as in Zhao et al. 2017 (PSPNet).
+      tile_input: None, or what makes windows the tiles of `overlap_tile`, which have no stride: the (height, width)
+        of the input from which apply, a network without padding, computes a window or more around its centre.
       scales: the image is resized bilinearly to each, and the probabilities back.
       flip: average with the mirrored image.
     Returns:
       A function of image [N, H, W, 3] with probabilities float32 [N, H, W, C] that sum to 1.
     Raises:
-      ValueError: a stride larger than the window, which would leave pixels out; no scales.
+      ValueError: a stride larger than the window, which would leave pixels out; a tile_input without a window
+        or with a stride; no scales.
     """
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales must be one or more numbers above 0; received {scales}")
+    if tile_input is not None and (window is None or stride is not None):
+        raise ValueError(f"tiles need a window and have no stride; received window {window} and stride {stride}")
     if window is not None:
         stride = stride or tuple(max(1, 2 * length // 3) for length in window)
         if any(s < 1 or s > w for s, w in zip(stride, window, strict=True)):
@@ -44,6 +51,8 @@ def build_predict(
     def at_one_size(variables, image):
         if window is None:
             return jax.nn.softmax(apply(variables, image))
+        if tile_input is not None:
+            return jax.nn.softmax(overlap_tile(lambda x: apply(variables, x), image, window, tile_input))
         return slide(lambda crop: jax.nn.softmax(apply(variables, crop)), image, window, stride)
 
     def predict(variables, image):
@@ -108,3 +117,54 @@ def slide(
     empty = (jnp.zeros((*padded.shape[:3], num_classes)), jnp.zeros(padded.shape[1:3]))
     (total, times), _ = jax.lax.scan(body, empty, starts)
     return (total / times[None, :, :, None])[:, :height, :width]
+
+
+def overlap_tile(
+    logits_of: Callable[[jax.Array], jax.Array],
+    image: jax.Array,
+    window: tuple[int, int],
+    tile_input: tuple[int, int],
+) -> jax.Array:
+    """Each tile of the logits from its surroundings (Ronneberger et al. 2015, section 2 and figure 2).
+
+    Tiles lie side by side, each pixel in one of them. The surroundings are the image, mirrored at its edges, its
+    border pixels not repeated. One tile is computed at a time, so that the network's memory is that of a tile. The
+    result is that of the whole mirrored image where `window` is a multiple of the network's stride (2**depth for
+    U-Net): then its poolings meet the same pixels in each tile.
+
+    Args:
+      logits_of: a network without padding, [N, *tile_input, 3] -> [N, h, w, C] with h and w at least those of the
+        window: the logits of the input's middle, a whole pixel towards the top left where it is odd.
+      image: float32 [N, H, W, 3].
+      window: (height, width) of a tile.
+    Returns:
+      float32 [N, H, W, C].
+    """
+    count, height, width, channels = image.shape
+    output = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((count, *tile_input, channels), image.dtype))
+    if any(have < want for have, want in zip(output.shape[1:3], window, strict=True)):
+        raise ValueError(f"an input of {tile_input} must give logits of {window} or more; it gives {output.shape[1:3]}")
+    tiles = [-(-length // step) for length, step in zip((height, width), window, strict=True)]
+    rows, columns = (
+        _mirrored(length, (entering - leaving) // 2, (number - 1) * step + entering)
+        for length, entering, leaving, number, step in zip(
+            (height, width), tile_input, output.shape[1:3], tiles, window, strict=True
+        )
+    )
+
+    def body(total, start):
+        crop = jnp.take(image, jax.lax.dynamic_slice_in_dim(rows, start[0], tile_input[0]), axis=1)
+        crop = jnp.take(crop, jax.lax.dynamic_slice_in_dim(columns, start[1], tile_input[1]), axis=2)
+        logits = logits_of(crop)[:, : window[0], : window[1]]
+        return jax.lax.dynamic_update_slice(total, logits, (0, start[0], start[1], 0)), None
+
+    size = [number * step for number, step in zip(tiles, window, strict=True)]
+    starts = np.stack(np.meshgrid(*(np.arange(0, s, step) for s, step in zip(size, window, strict=True))), -1)
+    empty = jnp.zeros((count, *size, output.shape[3]), output.dtype)
+    total, _ = jax.lax.scan(body, empty, jnp.asarray(starts.reshape(-1, 2)))
+    return total[:, :height, :width]
+
+
+def _mirrored(length: int, before: int, total: int) -> jax.Array:
+    """int32 [total]: the pixels 0..length-1 from `before` pixels in front of them on, mirrored as often as needed."""
+    return jnp.asarray(np.pad(np.arange(length), (before, total - before - length), mode="reflect"), jnp.int32)

@@ -13,6 +13,8 @@ class Protocol:
       num_classes: the classes that the mean is over.
       resize: "native", or "HxW" where images and labels were resized when read.
       window, stride: (height, width) of the sliding window in pixels, or None for the whole image.
+      window_padding: "zeros" where the image is smaller than the window, or "mirror": windows side by side, each
+        computed from its surroundings with the image mirrored at its edges (overlap-tile).
       scales, flip: test-time augmentation; probabilities are averaged.
       size_multiple: whole images are padded to this at the bottom and right, and the padding is cut again.
       ignore: which pixels are not counted.
@@ -25,6 +27,7 @@ class Protocol:
     resize: str = "native"
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+    window_padding: str = "zeros"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     size_multiple: int = 32
@@ -40,6 +43,8 @@ class Protocol:
         parts.append("whole" if self.window is None else "window{}x{}".format(*self.window))
         if self.stride is not None:
             parts.append("stride{}x{}".format(*self.stride))
+        if self.window_padding != "zeros":
+            parts.append(self.window_padding)
         if self.scales != (1.0,):
             parts.append("scales" + "-".join(f"{scale:g}" for scale in self.scales))
         if self.flip:

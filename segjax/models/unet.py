@@ -75,6 +75,16 @@ class UNet(nn.Module):
             image = jnp.pad(image, ((0, 0), (0, -height % step), (0, -width % step), (0, 0)))
         return self.network(image, train=train)[:, :height, :width]
 
+    def tile_input(self, window: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the input from which `network` computes a window or more of logits.
+
+        Raises:
+          ValueError: the padding is not "valid", so that no logits are free of it.
+        """
+        if self.padding != "valid":
+            raise ValueError(f"tiles need a UNet with padding='valid'; received {self.padding!r}")
+        return tuple(valid_sizes(size, self.depth)[0] for size in window)
+
     @nn.compact
     def network(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """The network of figure 1 alone: no padding around it and no cropping after it.

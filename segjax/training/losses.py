@@ -8,6 +8,10 @@ What holds for all of them:
   a batch that is sharded over devices these are sums over the global batch, not means of per-device means.
 - An ignored pixel gives no loss and a gradient of exactly zero, whatever its logits are.
 - A batch without a labelled pixel gives exactly 0 with a gradient of exactly zero.
+- Some take a `weight` [N, H, W], float and not negative, which is added to the weight of each labelled pixel's
+  class: the border weight of U-Net (Ronneberger et al. 2015, eq. 2, where the weight of the class is w_c). They are
+  the means over weighted pixels, so the sum is divided by the sum of these weights too. (The paper's eq. 1 is a sum;
+  that differs by a factor, the same for all pixels of a batch.)
 - A label that is neither a class nor IGNORE_LABEL makes the loss NaN, since nothing can be raised under jit:
   the check for non-finite losses then stops the training.
 """
@@ -22,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL
-from segjax.core.config import nearest
+from segjax.core.config import PIXEL_WEIGHTED_LOSSES, nearest
 
-LossFn = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class _Pixels(NamedTuple):
@@ -65,12 +69,22 @@ def _log_probability(pixels: _Pixels) -> tuple[jax.Array, jax.Array]:
     return log_probability, jnp.where(pixels.one_hot, log_probability, 0.0).sum(-1)
 
 
-def _pixel_weights(pixels: _Pixels, class_weights: Sequence[float] | jax.Array | None) -> jax.Array:
-    """float32 [N, H, W]: the weight of each pixel's class, 0 at ignored pixels."""
+def _pixel_weights(
+    pixels: _Pixels, class_weights: Sequence[float] | jax.Array | None, weight: jax.Array | None
+) -> jax.Array:
+    """float32 [N, H, W]: the weight of each pixel's class, plus its own, and 0 at ignored pixels."""
     if class_weights is None:
-        return pixels.valid.astype(jnp.float32)
-    weights = jnp.asarray(class_weights, jnp.float32)
-    return jnp.where(pixels.one_hot, weights, 0.0).sum(-1)
+        of_class = pixels.valid.astype(jnp.float32)
+    else:
+        of_class = jnp.where(pixels.one_hot, jnp.asarray(class_weights, jnp.float32), 0.0).sum(-1)
+    if weight is None:
+        return of_class
+    if weight.shape != pixels.valid.shape:
+        raise ValueError(
+            "weight must be [N, H, W] of the same size as the label; received weight"
+            f" {list(weight.shape)} and label {list(pixels.valid.shape)}"
+        )
+    return of_class + jnp.where(pixels.valid, weight.astype(jnp.float32), 0.0)
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -79,7 +93,9 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(positive, numerator, 0.0) / jnp.where(positive, denominator, 1.0)
 
 
-def normaliser(label: jax.Array, class_weights: Sequence[float] | jax.Array | None = None) -> jax.Array:
+def normaliser(
+    label: jax.Array, class_weights: Sequence[float] | jax.Array | None = None, weight: jax.Array | None = None
+) -> jax.Array:
     """The sum of pixel weights by which `cross_entropy` and `focal` are divided: a float32 scalar.
 
     It serves exact gradient accumulation. For losses that are means over weighted labelled pixels, with L_i
@@ -90,13 +106,17 @@ def normaliser(label: jax.Array, class_weights: Sequence[float] | jax.Array | No
     Args:
       label: integers of any shape, classes or IGNORE_LABEL.
       class_weights: [C], or None for a weight of 1.
+      weight: like label, what is added to the weights of the pixels' classes; None for 0.
     """
     label = jnp.asarray(label).astype(jnp.int32)
+    valid = label != IGNORE_LABEL
     if class_weights is None:
-        return (label != IGNORE_LABEL).sum(dtype=jnp.float32)
-    weights = jnp.asarray(class_weights, jnp.float32)
-    counts = (label[..., None] == jnp.arange(weights.shape[0])).sum(range(label.ndim), dtype=jnp.float32)
-    return (counts * weights).sum()
+        total = valid.sum(dtype=jnp.float32)
+    else:
+        weights = jnp.asarray(class_weights, jnp.float32)
+        counts = (label[..., None] == jnp.arange(weights.shape[0])).sum(range(label.ndim), dtype=jnp.float32)
+        total = (counts * weights).sum()
+    return total if weight is None else total + jnp.where(valid, weight, 0.0).sum()
 
 
 def cross_entropy(
@@ -104,16 +124,18 @@ def cross_entropy(
     label: jax.Array,
     *,
     class_weights: Sequence[float] | jax.Array | None = None,
+    weight: jax.Array | None = None,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
     """Softmax cross-entropy: sum_i w_i (-(1 - s) log p_i(y_i) - s / C sum_c log p_i(c)) / sum_i w_i.
 
-    w_i is the weight of the class of pixel i and s the label smoothing (Szegedy et al. 2016, sec. 7, with the
-    uniform distribution over the C classes). PyTorch differs for s > 0 together with class weights: there the
-    term of class c in the smoothed part is weighted by the weight of c.
+    w_i is the weight of the class of pixel i, plus the pixel's own, and s the label smoothing (Szegedy et al. 2016,
+    sec. 7, with the uniform distribution over the C classes). PyTorch differs for s > 0 together with class weights:
+    there the term of class c in the smoothed part is weighted by the weight of c.
 
     Args:
       class_weights: [C], not negative; None for 1.
+      weight: [N, H, W], not negative; None for 0.
       label_smoothing: in [0, 1).
     """
     pixels = _pixels(logits, label)
@@ -121,7 +143,7 @@ def cross_entropy(
     loss = -picked
     if label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * log_probability.mean(-1)
-    weights = _pixel_weights(pixels, class_weights)
+    weights = _pixel_weights(pixels, class_weights, weight)
     # The mask, since 0 * log(1 / C) is not the zero that an ignored pixel must give under smoothing.
     return _ratio(jnp.where(pixels.valid, weights * loss, 0.0).sum(), weights.sum())
 
@@ -132,16 +154,18 @@ def focal(
     *,
     gamma: float = 2.0,
     alpha: Sequence[float] | jax.Array | None = None,
+    weight: jax.Array | None = None,
 ) -> jax.Array:
     """Focal loss (Lin et al. 2017, eq. 5) with softmax: sum_i a_i (1 - p_i)^gamma (-log p_i) / sum_i a_i.
 
-    p_i is the probability of the labelled class of pixel i and a_i the alpha of that class. The paper has two
-    classes, a sigmoid each, and divides by the number of foreground anchors; this is a mean over the weighted
-    labelled pixels, so that gamma = 0 is the cross-entropy with alpha as class weights.
+    p_i is the probability of the labelled class of pixel i and a_i the alpha of that class, plus the pixel's own. The
+    paper has two classes, a sigmoid each, and divides by the number of foreground anchors; this is a mean over the
+    weighted labelled pixels, so that gamma = 0 is the cross-entropy with alpha as class weights.
 
     Args:
       gamma: focusing parameter, not negative.
       alpha: [C], weight of each class, not negative; None for 1.
+      weight: [N, H, W], not negative; None for 0.
     """
     pixels = _pixels(logits, label)
     picked = _log_probability(pixels)[1]
@@ -149,7 +173,7 @@ def focal(
     if gamma:
         # The floor keeps the derivative of the power finite at p = 1 for gamma < 1.
         loss = loss * jnp.maximum(-jnp.expm1(picked), 1e-12) ** gamma
-    weights = _pixel_weights(pixels, alpha)
+    weights = _pixel_weights(pixels, alpha, weight)
     return _ratio((weights * loss).sum(), weights.sum())
 
 
@@ -220,6 +244,7 @@ def ohem_cross_entropy(
     label: jax.Array,
     *,
     class_weights: Sequence[float] | jax.Array | None = None,
+    weight: jax.Array | None = None,
     threshold: float = 0.7,
     min_kept: int = 100_000,
 ) -> jax.Array:
@@ -236,6 +261,7 @@ def ohem_cross_entropy(
 
     Args:
       class_weights: [C], not negative; None for 1. They do not take part in the choice.
+      weight: [N, H, W], not negative; None for 0. It does not take part either.
       threshold: probability, in (0, 1].
       min_kept: pixels of the global batch, not negative.
     """
@@ -247,7 +273,7 @@ def ohem_cross_entropy(
     if min_kept > 0:
         hard |= ~(ranking < _kth_largest(ranking, min_kept))
     hard &= pixels.valid
-    weights = jnp.where(hard, _pixel_weights(pixels, class_weights), 0.0)
+    weights = jnp.where(hard, _pixel_weights(pixels, class_weights, weight), 0.0)
     return _ratio(jnp.where(hard, weights * loss, 0.0).sum(), weights.sum())
 
 
@@ -285,6 +311,8 @@ def build_loss(
     ohem_min_kept: int = 100_000,
 ) -> LossFn:
     """A weighted sum of named losses: `loss_fn(logits, label) -> (loss, {term: its value before weighting})`.
+
+    `loss_fn(logits, label, weight)` gives the weights of pixels to each; a term that takes none is an error then.
 
     Args:
       terms: weight of each loss by its name in `LOSSES`; one with weight 0 is off and not computed.
@@ -325,10 +353,18 @@ def build_loss(
     }
     functions = {name: functools.partial(LOSSES[name], **parameters[name]) for name in active}
 
-    def loss_fn(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss_fn(
+        logits: jax.Array, label: jax.Array, weight: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         if logits.shape[-1] != num_classes:
             raise ValueError(f"the loss was built for {num_classes} classes; received logits {list(logits.shape)}")
-        values = {name: function(logits, label) for name, function in functions.items()}
+        if weight is not None and (unable := active.keys() - set(PIXEL_WEIGHTED_LOSSES)):
+            raise ValueError(
+                f"with weights of pixels each loss must be one of {', '.join(PIXEL_WEIGHTED_LOSSES)};"
+                f" received {', '.join(sorted(unable))}"
+            )
+        weights = {} if weight is None else {"weight": weight}
+        values = {name: function(logits, label, **weights) for name, function in functions.items()}
         return sum(active[name] * value for name, value in values.items()), values
 
     return loss_fn

@@ -14,14 +14,14 @@ from segjax.models.output import Output
 from segjax.training.optim import Schedule
 from segjax.training.state import TrainState
 
-LossFn = Callable[[jax.Array, jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]]
+LossFn = Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
 Metrics = dict[str, jax.Array]
 
 
 def make_train_step(
     model: nn.Module,
     loss_fn: LossFn,
-    normaliser: Callable[[jax.Array], jax.Array],
+    normaliser: Callable[..., jax.Array],
     direction: optax.GradientTransformation,
     schedule: Schedule,
     factors: Any,
@@ -36,12 +36,13 @@ def make_train_step(
     """Build `train_step(state, batch) -> (state, metrics)`, to be jitted by `jit_train_step`.
 
     With `accumulate` = k the batch is cut into k microbatches of which one at a time is in memory. Each one's
-    loss counts by its share of `normaliser(label)` (the weight of its valid pixels), so that losses that are
+    loss counts by its share of `normaliser(label=...)` (the weight of its valid pixels), so that losses that are
     means over pixels have the gradient of the whole batch exactly; BatchNorm's statistics, Dice, Lovasz and
     OHEM are those of a microbatch.
 
     The losses of auxiliary heads (`segjax.models.output.Output`) are added, times `auxiliary_weight` each. Logits
     that are smaller than the label, as those of a network without padding, are compared with its centre.
+    Where the batch has a `weight`, `loss_fn(logits, label=...)` and the normaliser get its pixels as `weight` too.
 
     A step whose loss or gradient is not finite changes nothing but the counters. With `stop_on_nonfinite` every
     later step changes nothing either, so that the state stays the last good one until the host looks.
@@ -53,19 +54,21 @@ def make_train_step(
     nonfinite (0 or 1).
     """
 
-    def forward(params, model_state, batch, key):
+    def apply(params, model_state, image, key):
         output, model_state = model.apply(
             {"params": params, **model_state},
-            batch["image"],
+            image,
             train=True,
             rngs={"dropout": key},
             mutable=list(model_state),
         )
-        label = batch["label"]
-        output = output if isinstance(output, Output) else Output(output, ())
-        loss, terms = loss_fn(output.logits, centre_crop(label, output.logits.shape[1:3]))
+        return output if isinstance(output, Output) else Output(output, ()), model_state
+
+    def forward(params, model_state, batch, key):
+        output, model_state = apply(params, model_state, batch["image"], key)
+        loss, terms = loss_fn(output.logits, **targets(batch, output.logits))
         for index, logits in enumerate(output.auxiliary):
-            auxiliary, _ = loss_fn(logits, centre_crop(label, logits.shape[1:3]))
+            auxiliary, _ = loss_fn(logits, **targets(batch, logits))
             loss = loss + auxiliary_weight * auxiliary
             terms = {**terms, f"auxiliary_{index}": auxiliary}
         return loss, (terms, model_state)
@@ -80,7 +83,9 @@ def make_train_step(
             return jax.lax.with_sharding_constraint(array, sharding.microbatch_sharding(mesh))
 
         parts = jax.tree.map(cut, batch)
-        weights = jax.vmap(normaliser)(parts["label"])
+        one = jax.tree.map(lambda array: array[0], parts)
+        logits = jax.eval_shape(apply, state.params, state.model_state, one["image"], key)[0].logits
+        weights = jax.vmap(lambda part: normaliser(**targets(part, logits)))(parts)
         weights = weights / jnp.maximum(weights.sum(), jnp.finfo(jnp.float32).tiny)
 
         def body(carry, part):
@@ -92,7 +97,6 @@ def make_train_step(
             total = jax.tree.map(lambda t, x: t + weight * x, total, (loss, terms, grads))
             return (total, model_state), None
 
-        one = jax.tree.map(lambda array: array[0], parts)
         (loss, (terms, _)), grads = jax.eval_shape(gradient, state.params, state.model_state, one, key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, terms, grads))
         (total, model_state), _ = jax.lax.scan(
@@ -103,7 +107,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = {"image": batch["image"], "label": batch["label"]}
+        batch = {name: batch[name] for name in ("image", "label", "weight") if name in batch}
         if accumulate == 1:
             (loss, (terms, model_state)), grads = gradient(state.params, state.model_state, batch, key)
         else:
@@ -146,6 +150,11 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def targets(batch: Mapping[str, jax.Array], logits: jax.Array) -> dict[str, jax.Array]:
+    """The `label` of a batch, and its `weight` if it has one, where the logits are: [N, h, w] each."""
+    return {name: centre_crop(batch[name], logits.shape[1:3]) for name in ("label", "weight") if name in batch}
 
 
 def centre_crop(label: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -41,6 +41,12 @@ class AddNoise:
         return {**example, "image": example["image"] + rng.random(example["image"].shape, np.float32)}
 
 
+@dataclasses.dataclass(frozen=True)
+class AddWeight:
+    def __call__(self, example, rng):
+        return {**example, "weight": rng.random(example["label"].shape, np.float32)}
+
+
 def batches(count=7, batch_size=4, steps=9, seed=3, **kwargs):
     return pipeline.training_batches(
         dataset([(2, 2)] * count), AddNoise(), batch_size=batch_size, steps=steps, seed=seed, **kwargs
@@ -60,6 +66,15 @@ def test_a_batch_has_the_stated_keys_and_dtypes():
         "label": (np.uint8, (4, 2, 2)),
         "index": (np.int32, (4,)),
     }
+
+
+def test_a_weight_is_in_the_batch_where_the_transform_gives_one():
+    weighted = pipeline.training_batches(dataset([(2, 3)] * 7), AddWeight(), batch_size=4, steps=9, seed=3)
+    assert weighted[0]["weight"].dtype == np.float32
+    assert weighted[0]["weight"].shape == (4, 2, 3)
+    assert weighted[0].keys() == {"image", "label", "weight", "index"}
+    for step, batch in zip(range(2, 9), pipeline.iterate(weighted, start=2, stop=9), strict=True):
+        assert_equal(batch, weighted[step])
 
 
 def test_every_epoch_is_another_permutation_of_all_examples():

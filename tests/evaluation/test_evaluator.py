@@ -123,5 +123,8 @@ def test_protocol_names_and_differences():
     assert PROTOCOL.name == "test_val_whole"
     other = dataclasses.replace(PROTOCOL, resize="4x6", window=(8, 8), stride=(4, 4), scales=(0.5, 1.0), flip=True)
     assert other.name == "test_val_4x6_window8x8_stride4x4_scales0.5-1_flip"
+    tiled = dataclasses.replace(PROTOCOL, window=(8, 8), window_padding="mirror")
+    assert tiled.name == "test_val_window8x8_mirror"
+    assert "window_padding: mirror | zeros" in tiled.differences(PROTOCOL)
     assert PROTOCOL.differences(PROTOCOL) == []
     assert "flip: False | True" in PROTOCOL.differences(other)

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax.evaluation.inference import build_predict, resize, window_starts
+from segjax import build
+from segjax.evaluation.inference import build_predict, overlap_tile, resize, window_starts
+from segjax.evaluation.protocol import Protocol
+from segjax.models.fcn import FCN
+from segjax.models.unet import UNet
 
 CLASSES = 4
 
@@ -15,6 +19,13 @@ CLASSES = 4
 def local_apply(variables, image):
     """A "network" that looks at its 3x3 neighbourhood, so that borders matter."""
     return jax.lax.conv_general_dilated(image, variables, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def random_variables(model):
+    """Parameters from NumPy: XLA takes seconds to compile an initialisation."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    return jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +80,62 @@ def test_default_stride_is_two_thirds(kernel, image):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("size", "window"), [((40, 52), (16, 16)), ((33, 47), (16, 24)), ((5, 3), (8, 16))])
+def test_tiles_of_a_unet_are_its_whole_image(size, window):
+    """Without padding nothing is lost at a tile's edge: equal but for the order of float32 sums."""
+    model = UNet(CLASSES, width=4, depth=2, padding="valid", norm="none")
+    image = jax.random.normal(jax.random.key(2), (2, *size, 3))
+    variables = random_variables(model)
+    whole = jax.jit(model.apply)(variables, image)
+    network = lambda x: model.apply(variables, x, method="network")  # noqa: E731
+    tiled = jax.jit(lambda x: overlap_tile(network, x, window, model.tile_input(window)))(image)
+    assert tiled.shape == (2, *size, CLASSES)
+    np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_protocol_chooses_tiles():
+    tiled = Protocol("test", "val", CLASSES, window=(16, 16), window_padding="mirror")
+    fields = dict(width=2, depth=1, padding="valid", norm="none", dropout=0.5)
+    model, image = UNet(CLASSES, **fields), jnp.ones((1, 20, 30, 3)) * jnp.arange(30.0)[:, None]
+    variables = random_variables(model)
+    got = jax.jit(build.predictor(model, tiled))(variables, image)
+    np.testing.assert_allclose(got, jax.nn.softmax(model.apply(variables, image)), atol=1e-5)
+    sampled = build.uncertainty_predictor(model, tiled, samples=2)
+    assert jax.eval_shape(sampled, variables, image, jax.random.key(0)).probabilities.shape == got.shape
+    with pytest.raises(ValueError, match="needs a network without padding.*received FCN"):
+        build.predictor(FCN(CLASSES), tiled)
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 9), width=st.integers(1, 9), rows=st.integers(1, 11), columns=st.integers(1, 5))
+def test_tiles_see_the_mirrored_image(height, width, rows, columns):
+    """A network that copies the pixel 4 up and 3 to the left, and one 4 down, of its unpadded input."""
+    image = np.random.default_rng(0).random((1, height, width, 2), np.float32)
+    copy = lambda x: jnp.concatenate([x[:, :-8, :-6], x[:, 8:, :-6]], axis=-1)  # noqa: E731
+    got = overlap_tile(copy, jnp.asarray(image), (rows, columns), (rows + 8, columns + 6))
+    mirrored = np.pad(image, ((0, 0), (4, 4), (3, 3), (0, 0)), mode="reflect")
+    expected = np.concatenate([mirrored[:, :-8, :-6], mirrored[:, 8:, :-6]], axis=-1)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_tile_bounds_the_memory_of_the_network():
+    """Twice the image costs twice the logits, not twice the activations: by XLA's own count of temporaries."""
+    model = UNet(2, width=8, depth=2, padding="valid", norm="none")
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    network = lambda v, x: model.apply(v, x, method="network")  # noqa: E731
+    temporary = {}
+    for side in (64, 128):
+        for window in (None, (32, 32)):
+            tile = {"window": window, "tile_input": model.tile_input(window)} if window else {}
+            predict = build_predict(network if window else model.apply, **tile)
+            image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+            compiled = jax.jit(predict).lower(variables, image).compile()
+            temporary[side, window] = compiled.memory_analysis().temp_size_in_bytes
+    logits = 128 * 128 * 2 * 4
+    assert temporary[128, (32, 32)] < temporary[64, (32, 32)] + 3 * logits
+    assert temporary[128, None] > 2 * temporary[64, None]
+
+
 def test_flip_is_the_mean_of_both(kernel, image):
     got = build_predict(local_apply, flip=True)(kernel, image)
     plain = jax.nn.softmax(local_apply(kernel, image))
@@ -98,6 +165,12 @@ def test_probabilities_sum_to_one_at_any_size(height, width, flip, windowed):
 
 
 def test_errors():
+    with pytest.raises(ValueError, match="tiles need a window and have no stride"):
+        build_predict(local_apply, window=(4, 4), stride=(4, 4), tile_input=(8, 8))
+    with pytest.raises(ValueError, match=r"must give logits of \(4, 4\) or more; it gives \(3, 3\)"):
+        overlap_tile(lambda x: x[:, 1:, 1:], jnp.zeros((1, 9, 9, 3)), (4, 4), (4, 4))
+    with pytest.raises(ValueError, match="padding='valid'; received 'same'"):
+        UNet(2).tile_input((8, 8))
     with pytest.raises(ValueError, match="no pixel is left out"):
         build_predict(local_apply, window=(4, 4), stride=(5, 4))
     with pytest.raises(ValueError, match="scales"):

@@ -11,30 +11,36 @@ def labelled_pixels(logits, label):
     return [(row, int(value)) for row, value in zip(logits, np.asarray(label).ravel(), strict=True) if value != IGNORE]
 
 
+def labelled_weights(label, weight):
+    """What is added to the weight of each pixel that is not ignored, in the order of `labelled_pixels`."""
+    weight = np.zeros(np.shape(label)) if weight is None else np.asarray(weight, np.float64)
+    return [float(extra) for extra, value in zip(weight.ravel(), np.ravel(label), strict=True) if value != IGNORE]
+
+
 def softmax(row):
     exponential = np.exp(row - row.max())
     return exponential / exponential.sum()
 
 
-def cross_entropy(logits, label, class_weights=None, label_smoothing=0.0):
+def cross_entropy(logits, label, class_weights=None, label_smoothing=0.0, weight=None):
     classes = logits.shape[-1]
     weights = np.ones(classes) if class_weights is None else np.asarray(class_weights, np.float64)
     numerator = denominator = 0.0
-    for row, target in labelled_pixels(logits, label):
+    for (row, target), extra in zip(labelled_pixels(logits, label), labelled_weights(label, weight), strict=True):
         wanted = np.full(classes, label_smoothing / classes)
         wanted[target] += 1 - label_smoothing
-        numerator += weights[target] * -(wanted * np.log(softmax(row))).sum()
-        denominator += weights[target]
+        numerator += (weights[target] + extra) * -(wanted * np.log(softmax(row))).sum()
+        denominator += weights[target] + extra
     return numerator / denominator if denominator else 0.0
 
 
-def focal(logits, label, gamma=2.0, alpha=None):
+def focal(logits, label, gamma=2.0, alpha=None, weight=None):
     weights = np.ones(logits.shape[-1]) if alpha is None else np.asarray(alpha, np.float64)
     numerator = denominator = 0.0
-    for row, target in labelled_pixels(logits, label):
+    for (row, target), extra in zip(labelled_pixels(logits, label), labelled_weights(label, weight), strict=True):
         probability = softmax(row)[target]
-        numerator += weights[target] * (1 - probability) ** gamma * -np.log(probability)
-        denominator += weights[target]
+        numerator += (weights[target] + extra) * (1 - probability) ** gamma * -np.log(probability)
+        denominator += weights[target] + extra
     return numerator / denominator if denominator else 0.0
 
 
@@ -71,9 +77,11 @@ def lovasz_softmax(logits, label):
     return float(np.mean(losses)) if losses else 0.0
 
 
-def ohem_cross_entropy(logits, label, class_weights=None, threshold=0.7, min_kept=100_000):
+def ohem_cross_entropy(logits, label, class_weights=None, threshold=0.7, min_kept=100_000, weight=None):
     weights = np.ones(logits.shape[-1]) if class_weights is None else np.asarray(class_weights, np.float64)
-    pixels = [(softmax(row)[target], weights[target]) for row, target in labelled_pixels(logits, label)]
+    extra = labelled_weights(label, weight)
+    rows = labelled_pixels(logits, label)
+    pixels = [(softmax(row)[target], weights[target] + e) for (row, target), e in zip(rows, extra, strict=True)]
     pixels.sort()
     kept = [pixel for i, pixel in enumerate(pixels) if i < min_kept or pixel[0] < threshold]
     denominator = sum(weight for _, weight in kept)

@@ -1,4 +1,5 @@
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +8,15 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from segjax.core.batch import IGNORE_LABEL
+from segjax.core.config import PIXEL_WEIGHTED_LOSSES
 from segjax.training import losses
 from tests.references import losses as reference
 
 CLASSES = 5
 SHAPE = (8, 3, 2)
 WEIGHTS = (0.5, 2.0, 0.0, 1.0, 3.0)
+ADDED = (10 * np.random.default_rng(5).random(SHAPE) ** 3).astype(np.float32)
+"""Weights of the pixels, as a border weight."""
 
 CASES = {
     "cross_entropy": ("cross_entropy", {}),
@@ -43,6 +47,11 @@ def fast(case):
 @functools.cache
 def value_and_grad(case):
     return jax.jit(jax.value_and_grad(fast(case)))
+
+
+@functools.cache
+def weighted(case):
+    return jax.jit(jax.value_and_grad(lambda logits, label, weight: fast(case)(logits, label, weight=weight)))
 
 
 def slow(case):
@@ -88,6 +97,69 @@ def test_gradient_equals_finite_differences(case):
     numerical = reference.numerical_gradient(lambda x: slow(case)(x, label), logits)
     np.testing.assert_allclose(gradient, numerical, rtol=1e-4, atol=1e-7)
     assert np.abs(numerical).max() > 1e-3
+
+
+TAKES_WEIGHT = [case for case in ONE_EACH if "weight" in inspect.signature(losses.LOSSES[CASES[case][0]]).parameters]
+TAKES_WEIGHT += ["cross_entropy"]
+
+
+def test_the_config_names_the_losses_that_take_weights():
+    assert {CASES[case][0] for case in TAKES_WEIGHT} == set(PIXEL_WEIGHTED_LOSSES)
+
+
+@pytest.mark.parametrize("case", TAKES_WEIGHT)
+def test_weights_of_pixels_are_added_to_those_of_classes(case):
+    logits, label = example()
+    loss, gradient = weighted(case)(logits, label, ADDED)
+    np.testing.assert_allclose(loss, slow(case)(logits, label, weight=ADDED), rtol=2e-6)
+    numerical = reference.numerical_gradient(lambda x: slow(case)(x, label, weight=ADDED), logits)
+    np.testing.assert_allclose(gradient, numerical, rtol=1e-4, atol=1e-7)
+    ignored = label == IGNORE_LABEL
+    changed = np.where(ignored, np.nan, ADDED)  # whatever it is there, it counts for nothing
+    again, again_gradient = weighted(case)(np.where(ignored[..., None], np.inf, logits), label, changed)
+    assert again == loss
+    np.testing.assert_array_equal(again_gradient, gradient)
+    assert weighted(case)(logits, label, np.zeros_like(ADDED))[0] == value_and_grad(case)(logits, label)[0]
+
+
+def test_a_weight_by_hand():
+    """Two pixels of class 0 with log-losses log 2 and log 4, the second with 2 added: (log 2 + 3 log 4) / 4."""
+    logits = np.log(np.array([[[[0.5, 0.5], [0.25, 0.75]]]], np.float32))
+    loss = losses.cross_entropy(logits, np.zeros((1, 1, 2), np.uint8), weight=np.array([[[0.0, 2.0]]], np.float32))
+    np.testing.assert_allclose(loss, 7 / 4 * np.log(2), rtol=1e-6)
+
+
+def test_weights_over_eight_devices_equal_one():
+    logits, label = example(seed=1)
+    label[1], label[2] = IGNORE_LABEL, 4
+    mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
+    on_8 = jax.device_put((logits, label, ADDED), NamedSharding(mesh, PartitionSpec("data")))
+    sharded_loss, sharded_gradient = weighted("cross_entropy")(*on_8)
+    loss, gradient = weighted("cross_entropy")(logits, label, ADDED)
+    np.testing.assert_allclose(sharded_loss, loss, rtol=1e-6)
+    np.testing.assert_allclose(sharded_gradient, gradient, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+def test_normaliser_adds_the_weights_of_labelled_pixels(class_weights):
+    _, label = example()
+    of_class = np.ones(CLASSES) if class_weights is None else class_weights
+    pairs = zip(label.ravel().tolist(), ADDED.ravel().tolist(), strict=True)
+    expected = sum(of_class[value] + extra for value, extra in pairs if value != IGNORE_LABEL)
+    np.testing.assert_allclose(losses.normaliser(label, class_weights, ADDED), expected, rtol=1e-6)
+
+
+def test_build_loss_hands_weights_on_or_refuses_them():
+    logits, label = example()
+    terms = {"cross_entropy": 1.0, "focal": 2.0, "dice": 0.0}
+    loss, values = losses.build_loss(terms, num_classes=CLASSES)(logits, label, ADDED)
+    expected = {name: getattr(reference, name)(logits, label, weight=ADDED) for name in ("cross_entropy", "focal")}
+    np.testing.assert_allclose(loss, expected["cross_entropy"] + 2 * expected["focal"], rtol=2e-6)
+    assert set(values) == set(expected)
+    for name in ("dice", "lovasz_softmax"):
+        loss_fn = losses.build_loss({"cross_entropy": 1.0, name: 0.1}, num_classes=CLASSES)
+        with pytest.raises(ValueError, match=f"must be one of cross_entropy, focal.*received {name}"):
+            loss_fn(logits, label, ADDED)
 
 
 @pytest.mark.parametrize("case", ONE_EACH)
@@ -306,6 +378,8 @@ def test_shapes_and_dtypes_are_checked():
     logits, label = example()
     with pytest.raises(ValueError, match="same size; received logits"):
         losses.cross_entropy(logits, label[:, :-1])
+    with pytest.raises(ValueError, match="same size as the label; received weight"):
+        losses.cross_entropy(logits, label, weight=ADDED[:, :-1])
     with pytest.raises(ValueError, match="integers; received float32"):
         losses.cross_entropy(logits, label.astype(np.float32))
     loss_fn = losses.build_loss({"dice": 1.0}, num_classes=CLASSES + 1)

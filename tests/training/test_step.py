@@ -25,6 +25,14 @@ class Linear(nn.Module):
         return nn.Conv(CLASSES, (1, 1), name="head")(x)
 
 
+class Unpadded(nn.Module):
+    """Its logits are those of the image's middle, two pixels less on each side."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Conv(CLASSES, (5, 5), padding="VALID", name="head")(x)
+
+
 class WithNorm(nn.Module):
     """Large enough for FSDP to split a kernel, with BatchNorm."""
 
@@ -44,12 +52,15 @@ class Explodes(nn.Module):
         return nn.Conv(CLASSES, (1, 1), name="head")(x)
 
 
-def make_batch(count=8, size=(6, 5), seed=0, ignored=0.3):
+def make_batch(count=8, size=(6, 5), seed=0, ignored=0.3, weighted=False):
     rng = np.random.default_rng(seed)
     label = rng.integers(0, CLASSES, (count, *size)).astype(np.uint8)
     # Very different numbers of labelled pixels an example, so that a mean of means would be seen.
     label[rng.random(label.shape) < ignored * rng.integers(0, 3, (count, 1, 1))] = IGNORE_LABEL
-    return {"image": rng.standard_normal((count, *size, 3)).astype(np.float32), "label": label}
+    batch = {"image": rng.standard_normal((count, *size, 3)).astype(np.float32), "label": label}
+    if weighted:
+        batch["weight"] = (10 * rng.random(label.shape) ** 3 * rng.integers(0, 3, (count, 1, 1))).astype(np.float32)
+    return batch
 
 
 def train(model, mesh, batches, *, changes=(), accumulate=1, ema_decay=0.0, loss=None, stop=True):
@@ -91,8 +102,9 @@ def assert_trees_close(a, b, **tolerance):
         np.testing.assert_allclose(x, y, **tolerance)
 
 
-def test_one_step_against_numpy(one_device_mesh):
-    batch = make_batch()
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_step_against_numpy(one_device_mesh, weighted):
+    batch = make_batch(weighted=weighted)
     state, (metrics,) = train(Linear(), one_device_mesh, [batch])
     initial = Linear().init(jax.random.key(0), batch["image"][:1], train=False)["params"]["head"]
     kernel, bias = (np.asarray(initial[name], np.float64) for name in ("kernel", "bias"))
@@ -101,8 +113,10 @@ def test_one_step_against_numpy(one_device_mesh):
     logits = x @ kernel[0, 0] + bias
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    np.testing.assert_allclose(metrics["loss"], -np.log(p[np.arange(len(y)), y]).mean(), rtol=1e-5)
-    error = (p - np.eye(CLASSES)[y]) / len(y)
+    share = 1.0 + batch["weight"][valid].astype(np.float64) if weighted else np.ones(len(y))
+    share /= share.sum()
+    np.testing.assert_allclose(metrics["loss"], -(share * np.log(p[np.arange(len(y)), y])).sum(), rtol=1e-5)
+    error = (p - np.eye(CLASSES)[y]) * share[:, None]
     np.testing.assert_allclose(state.params["head"]["bias"], bias - 0.1 * error.sum(0), atol=1e-6)
     np.testing.assert_allclose(state.params["head"]["kernel"][0, 0], kernel[0, 0] - 0.1 * x.T @ error, atol=1e-6)
     norm = np.sqrt((error.sum(0) ** 2).sum() + ((x.T @ error) ** 2).sum())
@@ -173,6 +187,33 @@ def test_accumulation_is_exact_for_losses_over_pixels(accumulate, devices):
         parts, history_parts = train(Linear(), mesh_of(devices), batches, loss=loss, accumulate=accumulate)
         assert_trees_close(whole.params, parts.params, rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(history[-1]["loss"], history_parts[-1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("accumulate", "devices"), [(1, 8), (2, 2), (4, 1)])
+@pytest.mark.parametrize("model", [Linear(), Unpadded()], ids=["same", "smaller"])
+def test_weights_of_pixels_over_microbatches_and_devices(model, accumulate, devices):
+    """Where the logits are smaller than the label, the shares of the microbatches are those of its centre."""
+    batches = [make_batch(size=(9, 8), seed=seed, weighted=True) for seed in range(2)]
+    for batch in batches:
+        batch["label"][:2, 2:-2, 2:-2] = IGNORE_LABEL  # labelled at the margin alone
+        batch["label"][:2, 4, 4] = 1
+    whole, history = train(model, mesh_of(1), batches)
+    parts, history_parts = train(model, mesh_of(devices), batches, accumulate=accumulate)
+    assert_trees_close(whole.params, parts.params, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(history[-1]["loss"], history_parts[-1]["loss"], rtol=1e-5)
+    plain, _ = train(model, mesh_of(1), [{k: b[k] for k in ("image", "label")} for b in batches])
+    assert np.abs(plain.params["head"]["bias"] - whole.params["head"]["bias"]).max() > 1e-4
+
+
+def test_smaller_logits_meet_the_centre_of_label_and_weight(one_device_mesh):
+    batch = make_batch(size=(9, 8), weighted=True)
+    expected, _ = train(Unpadded(), one_device_mesh, [batch])
+    for name, value in (("label", IGNORE_LABEL), ("weight", 1000.0)):
+        margin = np.full_like(batch[name], value)
+        margin[:, 2:-2, 2:-2] = batch[name][:, 2:-2, 2:-2]
+        batch[name] = margin
+    state, _ = train(Unpadded(), one_device_mesh, [batch])
+    assert_trees_close(state.params, expected.params, atol=0)
 
 
 def test_accumulation_updates_batch_statistics_once_a_microbatch(one_device_mesh):
