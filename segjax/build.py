@@ -10,9 +10,11 @@ import flax.linen as nn
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.data import load_dataset, pipeline, transforms
@@ -20,13 +22,13 @@ from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
 from segjax.evaluation.evaluator import Evaluator
 from segjax.evaluation.inference import Apply, build_predict
+from segjax.evaluation.monte_carlo import Uncertainty, apply_with_dropout, build_monte_carlo, dropout_rates
 from segjax.evaluation.protocol import Protocol
 from segjax.models import build_model
 from segjax.training import losses, optim
 from segjax.training.checkpoint import Checkpointer, CheckpointError
-from segjax.training.state import TrainState, create_state
+from segjax.training.state import TrainState, create_state, named_leaves
 from segjax.training.step import make_train_step
-from segjax.training.weights import load_weights
 
 INIT_SIZE = 64
 """Height and width, in pixels, of the image with which parameters are shaped; no shape depends on it."""
@@ -60,9 +62,29 @@ def saved_info(workdir: str | Path) -> DatasetInfo:
     return DatasetInfo.from_dict(json.loads(path.read_text()))
 
 
+def preprocessing(config: ConfigDict, info: DatasetInfo) -> dict[str, Any]:
+    """mean, std and channel_order of what the model sees, as `segjax.data.transforms.normalise` takes them."""
+    data = config.data
+    return {
+        "mean": tuple(data.mean) or info.mean,
+        "std": tuple(data.std) or info.std,
+        "channel_order": data.channel_order,
+    }
+
+
 def training_transform(config: ConfigDict, info: DatasetInfo):
+    if any(value >= info.num_classes for value in config.data.border_weight.object_classes):
+        raise ValueError(
+            f"config.data.border_weight.object_classes must be of the {info.num_classes} classes of {info.name!r};"
+            f" received {tuple(config.data.border_weight.object_classes)}"
+        )
     crop_size = tuple(config.data.crop_size) if any(config.data.crop_size) else None
-    return transforms.build_transforms(config.data.augment.to_dict(), crop_size, info.mean, info.std)
+    return transforms.build_transforms(
+        config.data.augment.to_dict(),
+        crop_size,
+        **preprocessing(config, info),
+        border_weight=config.data.border_weight.to_dict(),
+    )
 
 
 def model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
@@ -83,7 +105,7 @@ def loss(config: ConfigDict, info: DatasetInfo):
         ohem_threshold=config.loss.ohem_threshold,
         ohem_min_kept=config.loss.ohem_min_kept,
     )
-    return loss_fn, lambda label: losses.normaliser(label, weights)
+    return loss_fn, partial(losses.normaliser, class_weights=weights)
 
 
 def schedule(config: ConfigDict) -> optim.Schedule:
@@ -100,8 +122,8 @@ def schedule(config: ConfigDict) -> optim.Schedule:
 def state(config: ConfigDict, module: nn.Module, mesh: Mesh) -> tuple[TrainState, Any, Any]:
     """(init, shapes, shardings) of a training state.
 
-    `init()` makes the state of step 0 on the devices, from config.seed and config.init; shapes are
-    ShapeDtypeStructs with the shardings.
+    `init(told)` makes the state of step 0 on the devices, from config.seed and config.init, and calls `told` with the
+    `segjax.convert.InitReport` where config.init names weights; shapes are ShapeDtypeStructs with the shardings.
     """
     direction = optim.build_direction(config.optimizer)
     key = jax.random.key(config.seed)
@@ -114,45 +136,75 @@ def state(config: ConfigDict, module: nn.Module, mesh: Mesh) -> tuple[TrainState
     shardings = sharding.state_sharding(mesh, shapes)
     target = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), shapes, shardings)
 
-    def init():
+    def init(told: Callable[[convert.InitReport], None] = lambda report: None):
+        found, report = None, None
+        if config.init.path:  # before anything is compiled
+            found, report = initial_variables(config, module, target, mesh, training=True)
         # Initialising runs once, and XLA takes longest to optimise its random numbers: without, 3 s instead of 7.
         options = {"xla_backend_optimization_level": 0}
         fresh = jax.jit(create, out_shardings=shardings, compiler_options=options)()
-        if config.init.path:
-            variables = initial_variables(config, target, mesh)
-            fresh = with_variables(fresh, variables)
+        if report:
+            fresh = with_variables(fresh, found)
+            told(report)
         return fresh
 
     return init, target, shardings
 
 
-def with_variables(fresh: TrainState, variables: dict[str, Any]) -> TrainState:
-    """A state with other parameters and statistics; the average of the parameters starts from them too."""
-    put = lambda tree, like: jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), tree, like)  # noqa: E731
-    params = put(variables["params"], fresh.params)
-    model_state = {name: put(variables[name], old) for name, old in fresh.model_state.items()}
+def with_variables(fresh: TrainState, found: dict[str, Any]) -> TrainState:
+    """A state with other parameters and statistics, by path; the average of the parameters starts from them too."""
+
+    def put(path, old):
+        return jax.device_put(found[name], old.sharding) if (name := optim.path_name(path)) in found else old
+
+    variables = jax.tree_util.tree_map_with_path(put, {"params": fresh.params, **fresh.model_state})
+    params = variables.pop("params")
     ema = jax.tree.map(jnp.copy, params) if fresh.ema else fresh.ema
-    return fresh.replace(params=params, model_state=model_state, ema=ema)
+    return fresh.replace(params=params, model_state=variables, ema=ema)
 
 
-def initial_variables(config: ConfigDict, target: TrainState, mesh: Mesh) -> dict[str, Any]:
-    """The variables in config.init.path: a workdir of segjax (its newest checkpoint) or a safetensors file."""
+def initial_variables(
+    config: ConfigDict, module: nn.Module, target: TrainState, mesh: Mesh, *, training: bool
+) -> tuple[dict[str, Any], convert.InitReport]:
+    """({path: array}, report) from config.init: a workdir of segjax (its newest checkpoint) or a file of weights."""
     path = Path(config.init.path).expanduser()
-    wanted = {"params": target.params, **target.model_state}
-    if path.is_dir():
-        variables = restored_variables(path, mesh)
-        problems = [f"{a} != {b}" for a, b in zip(shapes_text(variables), shapes_text(wanted), strict=False) if a != b]
-        if problems or jax.tree.structure(variables) != jax.tree.structure(wanted):
-            raise ValueError(
-                f"the model in config.init.path = {path} must be the one that the config describes;"
-                f" {'; '.join(problems[:5]) or 'their parts differ'}"
-            )
-        return variables
-    return load_weights(path, wanted)
+    wanted = dict(named_leaves({"params": target.params, **target.model_state}))
+    options = {
+        "model": config.model.name,
+        "num_classes": module.num_classes,
+        "backbone": backbone_name(config),
+        "training": training,
+        "allow_missing": config.init.allow_missing,
+        "allow_unused": config.init.allow_unused,
+    }
+    if not path.is_dir():
+        return convert.load_weights(path, config.init.source, wanted, **options)
+    if config.init.source != "segjax":
+        raise ValueError(f"weights of {config.init.source} must be a file; config.init.path = {path} is a folder")
+    arrays = dict(named_leaves(sharding.fetch(restored_variables(path, mesh))))
+    return convert.place_weights(arrays, "segjax", wanted, origin=str(path), **options)
 
 
-def shapes_text(tree: Any) -> list[str]:
-    return [f"{optim.path_name(path)} {list(leaf.shape)}" for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+def backbone_name(config: ConfigDict) -> str:
+    """A key of BACKBONES, or "" where the model has none of these. FCN and DeepLab v1 are always on VGG16."""
+    fields = config.model
+    plain = "vgg16" if fields.name in ("fcn", "deeplab_v1") else ""
+    if plain and fields.get("batch_norm", False):
+        plain = "vgg16_bn"
+    return fields.get("backbone", plain)
+
+
+def foreign_variables(config: ConfigDict, module: nn.Module, mesh: Mesh) -> tuple[dict[str, Any], convert.InitReport]:
+    """(variables to evaluate with, report) from config.init; what may be missing and is missing is zero."""
+    _, target, _ = state(config, module, mesh)
+    found, report = initial_variables(config, module, target, mesh, training=False)
+
+    def value(path, leaf):
+        name = optim.path_name(path)
+        return found[name] if name in found else np.zeros(leaf.shape, leaf.dtype)
+
+    tree = {"params": target.params, **target.model_state}
+    return jax.tree_util.tree_map_with_path(value, tree), report
 
 
 def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last") -> dict[str, Any]:
@@ -191,6 +243,7 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
         resize="{}x{}".format(*config.data.size) if any(config.data.size) else "native",
         window=window,
         stride=stride,
+        window_padding=evaluation.window_padding,
         scales=tuple(float(scale) for scale in evaluation.scales),
         flip=evaluation.flip,
         # Scales, windows and mirroring refer to the image itself, so only the plain form may be padded.
@@ -200,10 +253,55 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
 
 def predictor(module: nn.Module, chosen: Protocol) -> Apply:
     """(variables, image [N, H, W, 3]) -> probabilities [N, H, W, C], as the protocol says."""
+
+    def apply(variables, image):
+        return module.apply(variables, image, train=False, method=_method(chosen))
+
+    return _as_protocol_says(apply, module, chosen)
+
+
+def uncertainty_predictor(
+    module: nn.Module, chosen: Protocol, samples: int
+) -> Callable[[Any, jax.Array, jax.Array], Uncertainty]:
+    """(variables, image [N, H, W, 3], key) -> Uncertainty over this many samples of the network's dropout.
+
+    Raises:
+      ValueError: the model has no dropout, so that all samples would be equal.
+    """
+    if not any(dropout_rates(module)):
+        raise ValueError(
+            f"sampling needs a model with dropout at a rate above 0; {type(module).__name__} as configured has none."
+            " Train one, e.g. experiments/digit_scenes/bayesian_segnet.py"
+        )
+
+    def sample(variables, image, key):
+        def apply(variables, image):
+            return apply_with_dropout(module, variables, image, key, method=_method(chosen))
+
+        return _as_protocol_says(apply, module, chosen)(variables, image)
+
+    return build_monte_carlo(sample, samples)
+
+
+def _method(chosen: Protocol) -> str | None:
+    """The model's method that sees a window: without padding where its surroundings are given, else the call."""
+    return "network" if chosen.window_padding == "mirror" else None
+
+
+def _as_protocol_says(apply: Apply, module: nn.Module, chosen: Protocol) -> Apply:
+    tile_input = None
+    if chosen.window_padding == "mirror":
+        if not hasattr(module, "tile_input"):
+            raise ValueError(
+                "evaluation.window_padding='mirror' needs a network without padding, as model.name='unet' with"
+                f" model.padding='valid'; received {type(module).__name__}"
+            )
+        tile_input = module.tile_input(chosen.window)
     return build_predict(
-        lambda variables, image: module.apply(variables, image, train=False),
+        apply,
         window=chosen.window,
         stride=chosen.stride,
+        tile_input=tile_input,
         scales=chosen.scales,
         flip=chosen.flip,
     )
@@ -215,7 +313,7 @@ def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mes
     batches = partial(
         pipeline.evaluation_batches,
         dataset,
-        partial(transforms.normalise, mean=dataset.info.mean, std=dataset.info.std),
+        partial(transforms.normalise, **preprocessing(config, dataset.info)),
         batch_size=config.evaluation.batch_size,
         size_multiple=chosen.size_multiple,
         process_index=jax.process_index(),

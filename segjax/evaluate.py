@@ -1,16 +1,17 @@
 """Score a trained segmenter on a split, and write the scores with the protocol by which they were made.
 
   python -m segjax.evaluate --workdir runs/x --config.evaluation.split=test
-  python -m segjax.evaluate --config experiments/camvid/unet.py --config.init.path=weights.safetensors --output DIR
+  python -m segjax.evaluate --config experiments/camvid/unet.py --config.init.path=weights.safetensors --workdir DIR
 
-Fields of the config can be changed by flags in both forms.
+In the first form --workdir is a training's, and gives config and weights. In the second it is another folder, made
+where it is not there, and takes the scores. Fields of the config can be changed by flags in both forms.
 """
 
 from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from segjax import build
 from segjax.core import config as config_lib
@@ -20,7 +21,7 @@ from segjax.data.checks import check_dataset
 from segjax.evaluation.evaluator import score_table
 from segjax.training.checkpoint import CheckpointError, versions
 from segjax.training.state import params_sha256
-from segjax.training.workdir import environment
+from segjax.training.workdir import environment, write_init_report
 
 
 def main() -> None:
@@ -29,7 +30,8 @@ def main() -> None:
     if config is None:
         raise ValueError("give --workdir DIR of a training, or --config FILE with --config.init.path=WEIGHTS")
     config_lib.validate(config)
-    if not WORKDIR.value and not config.init.path:
+    trained = is_trained(WORKDIR.value, config)
+    if not trained and not config.init.path:
         raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
     output = Path(OUTPUT.value or WORKDIR.value or ".").expanduser()
     try:
@@ -42,11 +44,13 @@ def main() -> None:
     if config.data.check and sharding.is_main_process():
         check_dataset({config.evaluation.split: dataset})
     model = build.model(config, dataset.info)
-    if WORKDIR.value:
+    if trained:
         source, variables = WORKDIR.value, build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)
     else:
-        _, shapes, _ = build.state(config, model, mesh)
-        source, variables = config.init.path, build.initial_variables(config, shapes, mesh)
+        source, (variables, report) = config.init.path, build.foreign_variables(config, model, mesh)
+        report_path = write_init_report(output, report.text())
+        if sharding.is_main_process():
+            print(f"{report.summary()}\n  each key: {report_path}")
     variables = jax.device_put(variables, sharding.replicated(mesh))
 
     evaluator = build.evaluator(config, dataset, model, mesh, progress=True)
@@ -55,7 +59,8 @@ def main() -> None:
     if sharding.is_main_process():
         facts = {
             "weights": str(source),
-            "checkpoint": CHECKPOINT.value if WORKDIR.value else None,
+            "checkpoint": CHECKPOINT.value if trained else None,
+            "preprocessing": build.preprocessing(config, dataset.info),
             "evaluated_params_sha256": params_sha256(params),
             "versions": versions(),
             **environment(mesh.size),
@@ -65,10 +70,31 @@ def main() -> None:
         print(f"scores: {path}   pictures: {output}/predictions")
 
 
+def is_trained(workdir: str | None, config: ConfigDict) -> bool:
+    """Whether the weights are those of a training in workdir, not those in config.init.path.
+
+    Raises:
+      ValueError: both name weights.
+    """
+    if not workdir or not (Path(workdir) / "config.json").is_file():
+        return False
+    if config.init.path and config.init.path != config_lib.load_workdir_config(workdir).init.path:
+        raise ValueError(
+            f"give one of --workdir and --config.init.path: {workdir} is a training and has weights of its own. For"
+            f" scores of {config.init.path} give a --workdir that is none"
+        )
+    return True
+
+
 if __name__ == "__main__":
     # Here, so that several mains can be imported into one process.
     CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file; the workdir's own where it is left out.")
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, for its config and checkpoint.")
+    WORKDIR = flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of a training, for its checkpoint and, without --config, its config; with --config.init.path, a new"
+        " folder for scores and pictures.",
+    )
     CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "Of the workdir: last, best (by validation mIoU) or a step.")
-    OUTPUT = flags.DEFINE_string("output", None, "Folder for the scores and pictures; default: the workdir, or here.")
+    OUTPUT = flags.DEFINE_string("output", None, "Folder for scores and pictures; default: --workdir, or here.")
     run(main, expected=(CheckpointError,))

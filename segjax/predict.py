@@ -3,14 +3,17 @@
   python -m segjax.predict --workdir runs/x --input 'photos/*.jpg' --output out
 
 For each image there are two PNGs: <name>.png, whose pixel values are classes and whose palette is the data set's,
-and <name>_overlay.png with a legend. A file that can't be read is named and passed over; the exit status is 1 then.
+and <name>_overlay.png with a legend. With `--samples N` the classes are those of the mean of N predictions with
+dropout, and there are <name>_entropy.png and <name>_mutual_information.png (`segjax.evaluation.monte_carlo`) besides:
+16 bits of grey, where 65535 is ln(number of classes) nats, the most that either can be. A file that can't be read is
+named and passed over; the exit status is 1 then.
 """
 
 import collections
 import functools
 import glob
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -31,6 +34,9 @@ from segjax.data.transforms import resize_image
 from segjax.evaluation.inference import resize
 from segjax.training.checkpoint import CheckpointError
 
+ENDS = (".png", "_overlay.png")
+UNCERTAINTY_ENDS = ("_entropy.png", "_mutual_information.png")
+
 
 def main() -> None:
     """From flags to PNGs, in the order in which it happens."""
@@ -41,7 +47,9 @@ def main() -> None:
     files, top = find_images(INPUT.value)
     output = Path(OUTPUT.value).expanduser()
     names = output_names(files, top)
-    check_targets(files, [output / name for name in names])
+    samples = SAMPLES.value
+    ends = ENDS + UNCERTAINTY_ENDS * (samples > 0)
+    check_targets(files, [output / name for name in names], ends)
     mesh = sharding.make_mesh(1, 1)
     if WORKDIR.value:
         info = build.saved_info(WORKDIR.value)
@@ -51,24 +59,30 @@ def main() -> None:
     if WORKDIR.value:
         variables = build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)
     elif config.init.path:
-        variables = build.initial_variables(config, build.state(config, model, mesh)[1], mesh)
+        variables, report = build.foreign_variables(config, model, mesh)
+        print(report.summary())
     else:
         raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
     variables = jax.device_put(variables, jax.local_devices()[0])
 
     protocol = build.protocol(config, info, config.evaluation.split)
-    label_map = build_label_map(
-        build.predictor(model, protocol),
-        info.mean,
-        info.std,
-        protocol.size_multiple,
-        parse_size(SIZE.value, config.data.size),
+    if samples:
+        monte_carlo, key = build.uncertainty_predictor(model, protocol, samples), jax.random.key(config.seed)
+        predict = lambda variables, image: monte_carlo(variables, image, key)  # noqa: E731
+    else:
+        once = build.predictor(model, protocol)
+        predict = lambda variables, image: (once(variables, image),)  # noqa: E731
+    maps = build_maps(
+        predict,
+        size_multiple=protocol.size_multiple,
+        size=parse_size(SIZE.value, config.data.size),
+        **build.preprocessing(config, info),
     )
     bad = []
     for path, name in track(list(zip(files, names, strict=True)), description="predicting"):
         try:
             image = read_image(path)
-            label = label_map(variables, image)
+            label, *uncertainty = maps(variables, image)
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             bad.append(path)
             print(f"passed over {path}: {str(error).splitlines()[0]}", file=sys.stderr)
@@ -76,6 +90,8 @@ def main() -> None:
         target = output / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_label_map(target.with_name(f"{target.name}.png"), label, info.palette)
+        for end, nats in zip(UNCERTAINTY_ENDS, uncertainty, strict=False):
+            write_nats(target.with_name(target.name + end), nats, info.num_classes)
         present = np.bincount(label.ravel(), minlength=info.num_classes)
         mixed = pictures.overlay(image, label, info.palette)
         legend = pictures.legend(info.class_names, info.palette, present, width=max(mixed.shape[1], 320))
@@ -125,10 +141,10 @@ def output_names(files: list[Path], top: Path) -> list[Path]:
     ]
 
 
-def check_targets(files: list[Path], targets: list[Path]) -> None:
-    """Raise ValueError where a result would overwrite an input or another result."""
+def check_targets(files: list[Path], targets: list[Path], ends: tuple[str, ...] = ENDS) -> None:
+    """Raise ValueError where a result, a target with one of the ends, would overwrite an input or another result."""
     inputs = {file.resolve() for file in files}
-    results = [target.with_name(target.name + end).resolve() for target in targets for end in (".png", "_overlay.png")]
+    results = [target.with_name(target.name + end).resolve() for target in targets for end in ends]
     twice = [path for path, times in collections.Counter(results).items() if times > 1]
     if clash := sorted(inputs.intersection(results)) + twice:
         raise ValueError(
@@ -150,35 +166,49 @@ def parse_size(text: str | None, trained: tuple[int, int] = (0, 0)) -> tuple[int
     return int(parts[0]), int(parts[1])
 
 
-def build_label_map(
-    predict: Callable, mean, std, size_multiple: int, size: tuple[int, int] | None = None
-) -> Callable[..., np.ndarray]:
-    """Build `label_map(variables, image uint8 [H, W, 3]) -> uint8 [H, W]`; one program for each padded size."""
+def build_maps(
+    predict: Callable,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size_multiple: int,
+    size: tuple[int, int] | None = None,
+    channel_order: str = "rgb",
+) -> Callable[..., list[np.ndarray]]:
+    """Build `maps(variables, image uint8 [H, W, 3])`; one program for each padded size.
+
+    `predict(variables, normalised image)` gives (probabilities [N, H, W, C], further maps [N, H, W], ...), and `maps`
+    gives [label uint8 [H, W], further maps float32 [H, W], ...]. mean, std and channel_order are those of
+    `segjax.data.transforms.normalise`.
+    """
 
     def normalised(image):
-        return (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+        image = (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+        return image[..., ::-1] if channel_order == "bgr" else image
+
+    def labelled(probabilities, *others):
+        return [probabilities[0].argmax(-1).astype(jnp.uint8), *(other[0] for other in others)]
 
     @functools.partial(jax.jit, static_argnums=2)
-    def resized_labels(variables, image, native):
-        probabilities = resize(predict(variables, normalised(image)[None]), native)
-        return probabilities[0].argmax(-1).astype(jnp.uint8)
+    def resized_maps(variables, image, native):
+        probabilities, *others = predict(variables, normalised(image)[None])
+        return labelled(resize(probabilities, native), *(resize(other[..., None], native)[..., 0] for other in others))
 
     @jax.jit
-    def padded_labels(variables, image, inside):
+    def padded_maps(variables, image, inside):
         image = jnp.where(inside[..., None], normalised(image), 0.0)
-        return predict(variables, image[None])[0].argmax(-1).astype(jnp.uint8)
+        return labelled(*predict(variables, image[None]))
 
-    def label_map(variables, image):
+    def maps(variables, image):
         height, width = image.shape[:2]
         if size is not None:
-            return np.asarray(resized_labels(variables, resize_image(image, size), (height, width)))
+            return jax.device_get(resized_maps(variables, resize_image(image, size), (height, width)))
         rows, columns = round_up((height, width), size_multiple)
         padding = ((0, rows - height), (0, columns - width))
         inside = np.pad(np.ones((height, width), bool), padding)
         image = np.pad(image, (*padding, (0, 0)))
-        return np.asarray(padded_labels(variables, image, inside))[:height, :width]
+        return [array[:height, :width] for array in jax.device_get(padded_maps(variables, image, inside))]
 
-    return label_map
+    return maps
 
 
 def write_label_map(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
@@ -186,6 +216,12 @@ def write_label_map(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
     image = Image.fromarray(label, mode="P")
     image.putpalette(palette.ravel().tolist())
     image.save(path)
+
+
+def write_nats(path: Path, nats: np.ndarray, num_classes: int) -> None:
+    """float32 [H, W] from 0 to ln(num_classes) as a PNG with 16 bits of grey from 0 to 65535."""
+    scaled = np.clip(nats / np.log(num_classes), 0, 1) * 65535
+    Image.fromarray(np.round(scaled).astype(np.uint16)).save(path)
 
 
 if __name__ == "__main__":
@@ -200,5 +236,11 @@ if __name__ == "__main__":
         None,
         "HEIGHTxWIDTH at which the network sees the images, or native; default: as in its training. Label maps keep"
         " each image's own size.",
+    )
+    SAMPLES = flags.DEFINE_integer(
+        "samples",
+        0,
+        "Predictions with dropout that are averaged, for maps of the uncertainty; 0 is one prediction without.",
+        lower_bound=0,
     )
     run(main, required=("input", "output"), expected=(CheckpointError,))

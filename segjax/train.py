@@ -4,8 +4,8 @@
       --config.optimizer.learning_rate=0.01
 
 The same command goes on from the newest checkpoint when a run was interrupted. The workdir holds config.json,
-metrics.jsonl, summary.json, curves.png, tensorboard/, checkpoints/, predictions/, weights.safetensors and
-evaluation-<protocol>.json.
+metrics.jsonl, summary.json, curves.png, tensorboard/, checkpoints/, predictions/, weights.safetensors,
+evaluation-<protocol>.json and, where it began from weights (config.init.path), init_report.txt.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from segjax.training.loop import NonFiniteError, Preempted, SigtermFlag, fit
 from segjax.training.state import count_parameters, params_sha256
 from segjax.training.step import jit_train_step
 from segjax.training.weights import save_weights
-from segjax.training.workdir import environment, peak_memory_bytes, prepare_workdir
+from segjax.training.workdir import environment, peak_memory_bytes, prepare_workdir, write_init_report
 
 
 def main(terminated: Callable[[int], bool]) -> None:
@@ -69,7 +69,8 @@ def main(terminated: Callable[[int], bool]) -> None:
                 f"config.training.steps must be at least {start}, the step of the newest checkpoint in {workdir};"
                 f" received {steps}. Take another --workdir to train anew"
             )
-        state = init() if state is None else state
+        reports = []
+        state = init(reports.append) if state is None else state
         began = time.monotonic() - meta.get("seconds", 0.0)
 
         logger = stack.enter_context(Logger(workdir, steps=steps, start=start))
@@ -80,6 +81,8 @@ def main(terminated: Callable[[int], bool]) -> None:
             f" {len(train)} training and {len(datasets[split])} {split} examples, {info.num_classes} classes;"
             f" {mesh.size} x {jax.devices()[0].device_kind}"
         )
+        for report in reports:
+            logger.say(f"{report.summary()}\n  each key: {write_init_report(workdir, report.text())}")
         flops = None
         if start < steps:
             first = sharding.put_batch(mesh, batches[start])

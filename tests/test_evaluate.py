@@ -55,6 +55,7 @@ def test_flags_change_the_protocol_and_the_file_says_so(trained, tmp_path):
         "resize": "32x32",
         "window": [24, 24],
         "stride": None,
+        "window_padding": "zeros",
         "scales": [0.5, 1.0],
         "flip": True,
         "size_multiple": 1,
@@ -75,6 +76,20 @@ def test_missing_arguments_are_explained(arguments, message):
     output = run("evaluate", *arguments, status=1)
     assert message in output
     assert "Traceback" not in output
+
+
+def test_a_training_and_weights_of_a_file_are_not_mixed_up(trained, prepared_dir, tmp_path):
+    workdir, _ = trained
+    weights = f"--config.init.path={workdir}/weights.safetensors"
+    for flags in ((f"--workdir={workdir}", weights), (*SMALL, f"--workdir={workdir}", weights)):
+        output = run("evaluate", *flags, status=1)
+        assert "give one of --workdir and --config.init.path" in output
+    output = run("evaluate", *SMALL, f"--config.data.dir={prepared_dir}", weights, f"--workdir={tmp_path / 'new'}")
+    found = scores(tmp_path / "new", "digit_scenes_val_32x32_whole")
+    assert found["scores"]["mIoU"] == pytest.approx(summary(workdir)["mIoU"])
+    assert found["preprocessing"]["channel_order"] == "rgb"
+    assert "variables loaded" in output
+    assert "params/head/kernel -> params/head/kernel" in (tmp_path / "new" / "init_report.txt").read_text()
 
 
 def test_weights_of_another_model_are_refused(trained, prepared_dir):

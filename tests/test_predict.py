@@ -93,8 +93,8 @@ def test_padding_does_not_reach_the_label_map():
     """A predictor that sees only single pixels must give the same with and without padding."""
 
     def probabilities(variables, image):
-        return np.array([1.0, 0.0]) * (image[..., :1] > 0) + np.array([0.0, 1.0]) * (image[..., :1] <= 0)
+        return (np.array([1.0, 0.0]) * (image[..., :1] > 0) + np.array([0.0, 1.0]) * (image[..., :1] <= 0),)
 
     image = np.random.default_rng(0).integers(0, 256, (13, 9, 3), dtype=np.uint8)
-    label_map = predict.build_label_map(probabilities, (100.0,) * 3, (50.0,) * 3, 32)
-    np.testing.assert_array_equal(label_map({}, image), image[..., 0] <= 100)
+    maps = predict.build_maps(probabilities, (100.0,) * 3, (50.0,) * 3, 32)
+    np.testing.assert_array_equal(maps({}, image)[0], image[..., 0] <= 100)

@@ -12,6 +12,9 @@ What a module holds follows from the PyTorch names of its arrays:
 | `bias`          | `bias`                                                                                     |
 | `running_mean`  | `mean` among the batch_stats                                                               |
 | `running_var`   | `var` among the batch_stats                                                                |
+
+A `bias` of a convolution that has none here because a normalisation follows is subtracted from that one's mean, which
+gives the same results; the report says so.
 """
 
 import dataclasses
@@ -43,7 +46,10 @@ class Report:
     Attributes:
       loaded: (their key, our path) that were taken over.
       reshaped: those of them whose number of dimensions changed (a dense layer that became a convolution).
-      skipped: (their key, why) that were left out: by a rule, or because no variable here corresponds to it.
+      folded: (their key, our path): biases that were subtracted from a mean.
+      skipped: (their key, why) that were left out on purpose.
+      unused: (their key, why) that a rule knows and that found no place: the model has no such variable, or it was
+        loaded from another key already.
       unknown: their keys that no rule knows.
       missing: our paths for which the file has nothing.
       mismatched: (their key, our path, their shape in our order, our shape).
@@ -51,7 +57,9 @@ class Report:
 
     loaded: tuple[tuple[str, str], ...] = ()
     reshaped: tuple[tuple[str, str], ...] = ()
+    folded: tuple[tuple[str, str], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    unused: tuple[tuple[str, str], ...] = ()
     unknown: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     mismatched: tuple[tuple[str, str, tuple[int, ...], tuple[int, ...]], ...] = ()
@@ -70,7 +78,7 @@ def convert(
       {our path: array in our layout, of the target's dtype} of what could be taken over, and the report. Nothing
       is raised for what does not fit: the report says it.
     """
-    found, loaded, reshaped, skipped, unknown, mismatched = {}, [], [], [], [], []
+    found, loaded, reshaped, folded, skipped, unused, unknown, mismatched = {}, [], [], [], [], [], [], []
     for key, array in arrays.items():
         module, _, leaf = key.rpartition(".")
         if leaf == "num_batches_tracked":
@@ -84,8 +92,12 @@ def convert(
             skipped.append((key, "left out by the conversion"))
             continue
         ours = _our_leaf(path, leaf, target)
-        if ours is None:
-            skipped.append((key, f"the model has no {path} for it"))
+        mean = f"batch_stats/{path.removesuffix('/conv')}/norm/mean"
+        if ours is None and leaf == "bias" and path.endswith("/conv") and mean in target:
+            folded.append((key, mean))
+            continue
+        if ours is None or ours in found:
+            unused.append((key, f"the model has no {path} for it" if ours is None else f"{ours} is loaded already"))
             continue
         wanted = target[ours]
         value = _our_layout(array, tuple(wanted.shape), rule.transposed)
@@ -95,10 +107,28 @@ def convert(
         if value.ndim != array.ndim:
             reshaped.append((key, ours))
         loaded.append((key, ours))
-        found[ours] = np.ascontiguousarray(value, wanted.dtype)
+        found[ours] = np.asarray(value, wanted.dtype, order="C")
+    for key, mean in folded:
+        if mean not in found or found[mean].shape != arrays[key].shape:
+            unused.append((key, f"{mean}, from which it is to be subtracted, is not loaded or has another shape"))
+        else:
+            found[mean] = found[mean] - arrays[key].astype(found[mean].dtype)
+    folded = [pair for pair in folded if pair[0] not in dict(unused)]
     missing = sorted(set(target) - set(found) - {path for _, path, *_ in mismatched})
-    report = Report(*map(tuple, (loaded, reshaped, skipped, unknown, missing, mismatched)))
+    report = Report(*map(tuple, (loaded, reshaped, folded, skipped, unused, unknown, missing, mismatched)))
     return found, report
+
+
+def same_names(arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Report]:
+    """As `convert`, for arrays that bear our names and have our layout."""
+    shapes = {key: tuple(target[key].shape) for key in arrays if key in target}
+    found = {k: np.asarray(arrays[k], target[k].dtype, order="C") for k, s in shapes.items() if arrays[k].shape == s}
+    return found, Report(
+        loaded=tuple((key, key) for key in found),
+        unknown=tuple(sorted(set(arrays) - set(target))),
+        missing=tuple(sorted(set(target) - set(arrays))),
+        mismatched=tuple((key, key, arrays[key].shape, s) for key, s in shapes.items() if key not in found),
+    )
 
 
 def _our_module(module: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None]:

@@ -9,16 +9,24 @@ parsed; a value out of range, an unknown name or a contradiction fails in `valid
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from segjax.core.batch import MAX_CLASSES
+
 SCHEDULES = ("constant", "poly", "cosine")
-OPTIMIZERS = ("sgd", "adam", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 DTYPES = ("float32", "bfloat16")
+INIT_SOURCES = ("segjax", "torchvision", "smp", "timm", "espnet")
+CHANNEL_ORDERS = ("rgb", "bgr")
 LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_entropy")
+PIXEL_WEIGHTED_LOSSES = ("cross_entropy", "focal", "ohem_cross_entropy")
+"""The terms that can weigh each pixel, as data.border_weight wants it: means over pixels."""
+WINDOW_PADDINGS = ("zeros", "mirror")
 
 FREE_ON_RESUME = (
     "checkpoint.allow_config_change",
@@ -48,6 +56,11 @@ def default_config() -> ConfigDict:
                 "size": (0, 0),  # (height, width) to which examples are resized when read; (0, 0) keeps them
                 "crop_size": (0, 0),  # (height, width) of a training crop; (0, 0) takes the whole image
                 "workers": 0,  # processes that read and transform; 0 does it in threads
+                # The network sees (x - mean) / std of R, G, B in 0..255; () is the data set's own. Foreign weights need
+                # those of their training; where it divided x by 255 first, 255 times its mean and std.
+                "mean": (),
+                "std": (),
+                "channel_order": "rgb",  # in which the network takes the channels, or "bgr"; mean and std stay R, G, B
                 "cache": 1.0,  # decoded examples kept in memory: GiB a split, in each reading process
                 "check": True,  # look through every file before training
                 "ignore_label": -1,  # for `folder`: the value in its masks that means unlabelled; -1 is 255
@@ -59,6 +72,11 @@ def default_config() -> ConfigDict:
                     "photometric": 0.0,  # strength; 1.0 is the range of SSD's distortion, 0 is off
                     "rotation": 0.0,  # largest angle, degrees
                     "elastic": 0.0,  # standard deviation of the displacements, pixels
+                },
+                "border_weight": {  # of U-Net, in the loss: w0 exp(-(d1 + d2)^2 / (2 sigma^2)) beside class_weights
+                    "w0": 0.0,  # 0 is off
+                    "sigma": 5.0,  # pixels
+                    "object_classes": (),  # whose connected components are the objects; () is all but class 0
                 },
             },
             "model": {"name": "unet", "dtype": "float32"},  # the model's own fields stand beside these
@@ -80,7 +98,7 @@ def default_config() -> ConfigDict:
                 "warmup_steps": 0,
                 "weight_decay": 0.0,
                 "clip_norm": 0.0,  # of the whole gradient; 0 is off
-                "momentum": 0.9,  # SGD's, or Adam's b1
+                "momentum": 0.9,  # SGD's, Muon's, or Adam's b1
                 "b2": 0.999,
                 "rate_factors": (),  # pairs (regular expression on a parameter's path, factor), e.g. (("head", 10.0),)
             },
@@ -98,14 +116,17 @@ def default_config() -> ConfigDict:
                 "allow_config_change": False,
             },
             "init": {
-                "path": "",  # a workdir of segjax, or a .safetensors file
-                "source": "segjax",  # whose names the weights bear
+                "path": "",  # a workdir of segjax, or a .safetensors, .npz or PyTorch file
+                "source": "segjax",  # whose names the weights bear: one of INIT_SOURCES
+                "allow_missing": "",  # regular expression: our variables that may be missing; "" is none
+                "allow_unused": "",  # regular expression: keys of the file that may be left out; "" is none
             },
             "evaluation": {
                 "split": "val",
                 "batch_size": 8,
                 "window": (0, 0),  # (height, width) of the sliding window; (0, 0) is the whole image
                 "stride": (0, 0),  # (0, 0) is two thirds of the window
+                "window_padding": "zeros",  # or "mirror": overlap-tile, for a network without padding
                 "scales": (1.0,),
                 "flip": False,
                 "size_multiple": 32,  # images are padded to this when batched, and the padding is cut again
@@ -189,6 +210,19 @@ def _value_problems(config: ConfigDict):
         yield from need(0 <= data.augment[name] <= 1, f"data.augment.{name}", "a probability")
     for name in ("photometric", "rotation", "elastic"):
         yield from need(data.augment[name] >= 0, f"data.augment.{name}", "0 or more")
+    yield from one_of("data.channel_order", data.channel_order, CHANNEL_ORDERS)
+    inside = all(0 <= value <= 255 for value in data.mean)
+    yield from need(len(data.mean) in (0, 3) and inside, "data.mean", "(R, G, B) in 0..255, or ()")
+    above = all(value > 0 for value in data.std)
+    yield from need(len(data.std) in (0, 3) and above, "data.std", "(R, G, B) above 0 in units of 0..255, or ()")
+    border = data.border_weight
+    yield from need(border.w0 >= 0, "data.border_weight.w0", "0 or more")
+    yield from need(border.sigma > 0, "data.border_weight.sigma", "above 0")
+    classes_known = all(0 <= value < MAX_CLASSES for value in border.object_classes)
+    yield from need(classes_known, "data.border_weight.object_classes", "classes")
+    for name in sorted(set(LOSS_TERMS) - set(PIXEL_WEIGHTED_LOSSES)):
+        off = border.w0 == 0 or loss[name] == 0
+        yield from need(off, f"loss.{name}", "0 where data.border_weight.w0 is not: it cannot weigh pixels")
     yield from one_of("model.dtype", config.model.dtype, DTYPES)
     for name in LOSS_TERMS:
         yield from need(loss[name] >= 0, f"loss.{name}", "a weight of 0 or more")
@@ -217,7 +251,9 @@ def _value_problems(config: ConfigDict):
     yield from one_of("training.on_nonfinite", training.on_nonfinite, ("stop", "skip"))
     yield from need(config.checkpoint.every >= 0, "checkpoint.every", "0 or more")
     yield from need(config.checkpoint.keep >= 1, "checkpoint.keep", "at least 1")
-    yield from one_of("init.source", config.init.source, ("segjax",))
+    yield from one_of("init.source", config.init.source, INIT_SOURCES)
+    for name in ("allow_missing", "allow_unused"):
+        yield from need(_is_pattern(config.init[name]), f"init.{name}", "a regular expression")
     yield from need(evaluation.batch_size >= 1, "evaluation.batch_size", "at least 1")
     yield from need(evaluation.size_multiple >= 1, "evaluation.size_multiple", "at least 1")
     yield from need(evaluation.images >= 0, "evaluation.images", "0 or more")
@@ -228,6 +264,10 @@ def _value_problems(config: ConfigDict):
         "evaluation.stride",
         f"at most evaluation.window = {tuple(evaluation.window)}, so that no pixel is left out",
     )
+    yield from one_of("evaluation.window_padding", evaluation.window_padding, WINDOW_PADDINGS)
+    tiled = evaluation.window_padding == "mirror"
+    yield from need(not tiled or any(evaluation.window), "evaluation.window", "set where window_padding is 'mirror'")
+    yield from need(not (tiled and any(evaluation.stride)), "evaluation.stride", "(0, 0): mirrored windows are tiles")
     yield from need(
         len(evaluation.scales) > 0 and all(scale > 0 for scale in evaluation.scales),
         "evaluation.scales",
@@ -240,6 +280,14 @@ def _value_problems(config: ConfigDict):
 
 def _is_size(value: Any) -> bool:
     return len(value) == 2 and (all(v > 0 for v in value) or all(v == 0 for v in value))
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def data_kwargs(config: ConfigDict) -> dict[str, Any]:

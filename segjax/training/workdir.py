@@ -39,6 +39,15 @@ def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
     wait_for_all("the config was written")
 
 
+def write_init_report(folder: Path, text: str) -> Path:
+    """Write what became of each key of config.init.path, once for all processes. Returns the file's path."""
+    path = folder / "init_report.txt"
+    if is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    return path
+
+
 def environment(devices: int) -> dict[str, Any]:
     """What a result depends on besides its config: devices, processes, the code's commit and the command."""
     return {

@@ -37,6 +37,11 @@ def test_model_fields_are_locked_too():
         ("training.accumulate", 3, "divisor"),
         ("evaluation.stride", (9, 9), "no pixel is left out"),
         ("evaluation.scales", (), "one or more"),
+        ("evaluation.window_padding", "miror", "did you mean 'mirror'"),
+        ("evaluation.window_padding", "mirror", "evaluation.window must be set"),
+        ("data.border_weight.w0", -1.0, "0 or more"),
+        ("data.border_weight.sigma", 0.0, "above 0"),
+        ("data.border_weight.object_classes", (255,), "must be classes"),
         ("data.augment.scale", (0.5, 2.0), "crop_size"),
         ("data.augment.scale", (2.0, 0.5), "low"),
         ("data.crop_size", (10, 0), "height, width"),
@@ -44,6 +49,11 @@ def test_model_fields_are_locked_too():
         ("loss.cross_entropy", 0.0, "must be above 0"),
         ("optimizer.warmup_steps", 10**6, "training.steps"),
         ("seed", -1, "0..2"),
+        ("init.source", "torchvison", "did you mean 'torchvision'"),
+        ("init.allow_missing", "head(", "regular expression"),
+        ("data.mean", (0.4, 0.4), "R, G, B"),
+        ("data.std", (1.0, 0.0, 1.0), "above 0"),
+        ("data.channel_order", "rbg", "bgr, rgb"),
     ],
 )
 def test_wrong_values_are_named(field, value, message):
@@ -56,6 +66,19 @@ def test_wrong_values_are_named(field, value, message):
     with pytest.raises(ValueError, match=message) as error:
         config_lib.validate(config)
     assert field.split(".")[0] in str(error.value)
+
+
+def test_contradictions_of_windows_and_weights_are_named():
+    config = default_config()
+    config.evaluation.update(window=(8, 8), stride=(8, 8), window_padding="mirror")
+    config.data.border_weight.w0 = 10.0
+    config.loss.lovasz_softmax = 1.0
+    with pytest.raises(ValueError) as error:
+        config_lib.validate(config)
+    assert "config.evaluation.stride must be (0, 0): mirrored windows are tiles" in str(error.value)
+    assert "config.loss.lovasz_softmax must be 0 where data.border_weight.w0 is not" in str(error.value)
+    config.evaluation.stride, config.loss.lovasz_softmax = (0, 0), 0.0
+    config_lib.validate(config)
 
 
 def test_all_problems_are_listed_together():

@@ -68,7 +68,7 @@ def converted(module, model, rules, image_shape=(1, 64, 64, 3), *, unused=()):
     found, report = convert(state_arrays(module), dict(named_leaves(shapes)), rules)
     assert not report.missing, report.missing[:10]
     assert not report.mismatched, report.mismatched[:10]
-    left = {*report.unknown, *(key for key, why in report.skipped if "counter" not in why)}
+    left = {*report.unknown, *(key for key, why in (*report.skipped, *report.unused) if "counter" not in why)}
     left = [key for key in left if not key.startswith(tuple(unused))]
     assert not left, left[:10]
     return nested(found)
