@@ -64,3 +64,23 @@ def test_first_fully_connected_layer_is_a_7x7_convolution():
         x = x if name == "fc8" else jax.nn.relu(x)
     assert x.shape == (1, 1, 1, 3)
     np.testing.assert_allclose(jax.jit(model.apply)(variables, image), x[:, 0, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+@pytest.mark.parametrize("pool_window", [2, 3])
+def test_features_keep_the_output_stride(output_stride, pool_window):
+    model = VGG16(width=2, output_stride=output_stride, pool_window=pool_window)
+    image = jax.ShapeDtypeStruct((1, 97, 131, 3), jnp.float32)
+    features, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), image)
+    for level, stride, channels in model.feature_info:
+        assert stride == min(level, output_stride)
+        # 3x3 windows are centred on every second pixel from the first one on, 2x2 ones leave an odd one out.
+        size = [-(-side // stride) if pool_window == 3 else side // stride for side in (97, 131)]
+        assert features[level].shape == (1, *size, channels)
+
+
+@pytest.mark.parametrize("fields", [dict(output_stride=4), dict(pool_window=4)])
+def test_wrong_fields_are_explained(fields):
+    (field,) = fields
+    with pytest.raises(ValueError, match=f"{field} in .*received.*{field}=4"):
+        VGG16(**fields)

@@ -13,18 +13,34 @@ from typing import Any
 import flax.linen as nn
 
 from segjax.core.config import nearest
+from segjax.models.backbones.densenet import DenseNet121
 from segjax.models.backbones.feature_info import FeatureInfo
+from segjax.models.backbones.mobilenet_v2 import MobileNetV2
+from segjax.models.backbones.mobilenet_v3 import MobileNetV3
+from segjax.models.backbones.resnet import ResNet
 from segjax.models.backbones.vgg import VGG16
+from segjax.models.backbones.xception import Xception65
 
 __all__ = ["BACKBONES", "FeatureInfo", "build_backbone"]
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "densenet121": DenseNet121,
+    "mobilenet_v2": MobileNetV2,
+    "mobilenet_v2_320": functools.partial(MobileNetV2, last_conv=False),
+    "mobilenet_v3_large": functools.partial(MobileNetV3, variant="large"),
+    "mobilenet_v3_small": functools.partial(MobileNetV3, variant="small"),
+    "resnet18": functools.partial(ResNet, depth=18),
+    "resnet34": functools.partial(ResNet, depth=34),
+    "resnet50": functools.partial(ResNet, depth=50),
+    "resnet101": functools.partial(ResNet, depth=101),
+    "resnet152": functools.partial(ResNet, depth=152),
     "vgg16": VGG16,
     "vgg16_bn": functools.partial(VGG16, batch_norm=True),
+    "xception65": Xception65,
 }
 
 
-def build_backbone(name: str, **fields: Any) -> nn.Module:
+def build_backbone(name: str, /, **fields: Any) -> nn.Module:
     """The backbone `BACKBONES[name]`.
 
     Args:

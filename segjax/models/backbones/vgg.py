@@ -2,7 +2,8 @@
 
 arXiv:1409.1556, table 1, column D (VGG16). Deviations: weights start as He et al. 2015 (the paper's Gaussian
 of 0.01 needed a shallower net's weights to train), and `batch_norm` adds a normalisation after each
-convolution, which then has no bias; PyTorch's vgg16_bn keeps that bias.
+convolution, which then has no bias; PyTorch's vgg16_bn keeps that bias. `output_stride` and `pool_window` are those
+of DeepLab (Chen et al. 2015, arXiv:1412.7062, section 3.1, and the authors' Caffe nets).
 """
 
 from typing import Any
@@ -29,31 +30,57 @@ class VGG16(nn.Module):
       dtype: compute dtype.
       width: channels of the first stage, 64 as published.
       batch_norm: normalise after each convolution; not in the paper.
+      output_stride: of the deepest features: 32 as published, 16 or 8. The last poolings then do not step, and the
+        convolutions after the first of these are dilated.
+      pool_window: 2 as published, or 3: windows of 3x3, padded by 1 on all sides, whose centres lie on every
+        second pixel from the first one on.
     """
 
     dtype: Any = jnp.float32
     width: int = 64
     batch_norm: bool = False
+    output_stride: int = 32
+    pool_window: int = 2
+
+    def __post_init__(self):
+        if self.output_stride not in (32, 16, 8) or self.pool_window not in (2, 3):
+            raise ValueError(
+                "VGG16 needs output_stride in (32, 16, 8) and pool_window in (2, 3); received"
+                f" output_stride={self.output_stride!r}, pool_window={self.pool_window!r}"
+            )
+        super().__post_init__()
 
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        return tuple(FeatureInfo(2**i, 2**i, self.width * units) for i, units in enumerate(CHANNELS, start=1))
+        levels = enumerate(CHANNELS, start=1)
+        return tuple(FeatureInfo(2**i, min(2**i, self.output_stride), self.width * units) for i, units in levels)
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[int, jax.Array]:
         """The features after each pooling, {2: pool1, 4: pool2, 8: pool3, 16: pool4, 32: pool5}.
 
-        image is floating [N, H, W, C], H and W >= 32; features are of `dtype`. Each pooling leaves a last odd
-        row or column out.
+        image is floating [N, H, W, C], H and W >= `output_stride`; features are of `dtype`. Each pooling with a step
+        and a window of 2x2 leaves a last odd row or column out; with one of 3x3 features have ceil(H / stride) rows.
         """
         x = image.astype(self.dtype)
-        features = {}
-        for stage, (level, _, channels) in enumerate(self.feature_info, start=1):
+        features, dilation = {}, 1
+        for stage, (level, stride, channels) in enumerate(self.feature_info, start=1):
             for i in range(1, CONVOLUTIONS[stage - 1] + 1):
-                norm = "batch" if self.batch_norm else "none"
-                x = ConvBlock(channels, norm=norm, dtype=self.dtype, name=f"conv{stage}_{i}")(x, train=train)
-            x = features[level] = max_pool(x)
+                x = ConvBlock(
+                    channels,
+                    dilation=(dilation, dilation),
+                    norm="batch" if self.batch_norm else "none",
+                    dtype=self.dtype,
+                    name=f"conv{stage}_{i}",
+                )(x, train=train)
+            dilation = level // stride
+            x = features[level] = self._pool(x, 1 if dilation > 1 else 2)
         return features
+
+    def _pool(self, x, step):
+        if self.pool_window == 3:
+            return max_pool(x, (3, 3), (step, step), padding=1)
+        return max_pool(x, (2, 2), (step, step), "VALID" if step == 2 else "SAME")
 
 
 class VGG16Classifier(nn.Module):

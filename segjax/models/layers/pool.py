@@ -1,8 +1,12 @@
-"""Max pooling. The 2x2 window with stride 2 has a form of its own on CPUs, the rest is linen's."""
+"""Max pooling and adaptive average pooling.
+
+Max pooling over 2x2 windows with stride 2 has a form of its own on CPUs, the rest is linen's.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def max_pool(
@@ -68,3 +72,30 @@ def _fill_last_windows(x, window, strides):
             count -= 1
         pads.append((0, max((count - 1) * s + k - size, 0)))
     return jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
+
+
+def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Mean over a grid of cells that covers the image, as one small matrix product along each side.
+
+    Cell i of n covers the rows floor(i * H / n) to ceil((i + 1) * H / n) - 1, so cells share rows where n does not
+    divide H (and repeat them where n > H), as in PyTorch's adaptive_avg_pool2d.
+
+    Args:
+      x: floating, [N, H, W, C].
+      size: rows and columns of the grid.
+
+    Returns:
+      [N, *size, C] in x's dtype; the sums are float32.
+    """
+    y = x.astype(jnp.float32)
+    for axis, product in ((1, "oh,nhwc->nowc"), (2, "ow,nhwc->nhoc")):
+        matrix = jnp.asarray(_cell_matrix(x.shape[axis], size[axis - 1]), jnp.float32)
+        y = jnp.einsum(product, matrix, y, precision=jax.lax.Precision.HIGHEST)
+    return y.astype(x.dtype)
+
+
+def _cell_matrix(size: int, cells: int) -> np.ndarray:
+    """[cells, size] weights; each row is 1 / length on the pixels of its cell."""
+    index, pixel = np.arange(cells)[:, None], np.arange(size)
+    inside = (pixel >= index * size // cells) & (pixel < -(-(index + 1) * size // cells))
+    return inside / inside.sum(1, keepdims=True)

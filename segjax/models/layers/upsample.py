@@ -9,19 +9,20 @@ import numpy as np
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution whose kernel is a whole number of strides wide, without padding.
+    """Transposed convolution without padding.
 
     output[s*i + a, s*j + b, o] sums x[i, j, c] * kernel[k-1-a, k-1-b, c, o] over i, j, c: the kernel is
     stored as `flax.linen.ConvTranspose` stores it, turned by 180 degrees from PyTorch's and Caffe's.
 
-    Since k = m*s, each block of s x s output pixels is a linear function of m x m input pixels. So on CPUs it
+    Where k = m*s, each block of s x s output pixels is a linear function of m x m input pixels. So on CPUs it
     is computed as an m x m convolution (m = 1: a matrix product) to s*s*features channels, which are then
-    moved into space; the gradient of the plain form is far slower there.
+    moved into space; the gradient of the plain form is far slower there. Another kernel is filled up with zeros
+    for it.
 
     Attributes:
       features: output channels.
       stride: s, in both directions.
-      kernel_size: k, a multiple of s in both directions; s where None.
+      kernel_size: k >= s, in both directions; s where None.
       use_bias, kernel_init, bias_init, dtype: as in linen. Params: `kernel` [k, k, C, features], `bias`
         [features].
     """
@@ -39,11 +40,11 @@ class ConvTranspose(nn.Module):
         """[N, H, W, C] to [N, (H-1)*s + k, (W-1)*s + k, features] of `dtype`.
 
         Raises:
-          ValueError: the kernel size is not a multiple of the stride.
+          ValueError: the kernel is smaller than the stride.
         """
         size = self.stride if self.kernel_size is None else self.kernel_size
-        if size % self.stride:
-            raise ValueError(f"kernel_size must be a multiple of stride; received {size} and {self.stride}")
+        if size < self.stride:
+            raise ValueError(f"kernel_size must be at least the stride; received {size} and {self.stride}")
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features), jnp.float32)
         y = conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         if self.use_bias:
@@ -54,7 +55,7 @@ class ConvTranspose(nn.Module):
 def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """What `ConvTranspose` computes, without the bias.
 
-    x [N, H, W, C] and kernel [k, k, C, O], k a multiple of the stride s, to [N, (H-1)*s + k, (W-1)*s + k, O].
+    x [N, H, W, C] and kernel [k, k, C, O], k at least the stride s, to [N, (H-1)*s + k, (W-1)*s + k, O].
     """
 
     def plain(x, kernel):
@@ -67,7 +68,10 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _conv_transpose_blocks(x, kernel, s):
-    batch = x.shape[0]
+    batch, rest = x.shape[0], -kernel.shape[0] % s
+    if rest:  # turned as it is stored, the kernel grows at its beginning, the image at its end
+        kernel = jnp.pad(kernel, ((rest, 0), (rest, 0), (0, 0), (0, 0)))
+        return _conv_transpose_blocks(x, kernel, s)[:, :-rest, :-rest]
     m, (channels, features) = kernel.shape[0] // s, kernel.shape[2:]
     # Row k-1-a of the stored kernel meets output row a; a = s*p + r is row r of the block p blocks further
     # down, that is, tap m-1-p of a correlation over the input padded by m-1.
