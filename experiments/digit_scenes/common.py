@@ -13,17 +13,19 @@ def digit_scenes_config(variant: str) -> ConfigDict:
     config.data.name = "digit_scenes"
     config.data.batch_size = 2
 
-    # Few steps, so a short memory: Adam's second moment is that of the last 20 steps.
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 3e-3
+    # Muon learns these scenes in half of AdamW's time. Few steps, so a short memory: the second moment (of the biases
+    # and scales) is that of the last 20 steps.
+    config.optimizer.name = "muon"
+    config.optimizer.momentum = 0.95
+    config.optimizer.learning_rate = 4e-3
     config.optimizer.b2 = 0.95
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-3
 
-    config.training.steps = 900
+    config.training.steps = 800
     config.training.log_every = 50
-    config.training.eval_every = 450
+    config.training.eval_every = 400
     config.checkpoint.every = 150
     config.evaluation.batch_size = 8
     return config

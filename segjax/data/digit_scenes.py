@@ -28,8 +28,8 @@ INFO = DatasetInfo(
     class_names=digits.CLASS_NAMES,
     palette=digits.PALETTE,
     ignore_label=None,
-    mean=(95.9, 96.8, 85.0),  # measured over train, version 1.0.0
-    std=(51.9, 58.1, 49.2),
+    mean=(103.0, 102.4, 90.9),  # measured over train, version 1.1.0
+    std=(49.1, 53.6, 47.1),
     splits=tuple(COUNTS),
     licence=digits.LICENCE,
     citation=digits.CITATION,
@@ -39,8 +39,8 @@ INFO = DatasetInfo(
 def scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Scene number `index` of a split: image uint8 [128, 128, 3] and label uint8 [128, 128].
 
-    Ten to eighteen digits of 20 to 30 pixels, turned by up to 10 degrees, brighter than what is under them. A
-    digit is laid only where it leaves 95 % of every earlier one's ink to be seen. Many small digits rather than
+    Eight to sixteen digits of 20 to 34 pixels, turned by up to 15 degrees, brighter than what is under them. A
+    digit is laid only where it leaves 90 % of every earlier one's ink to be seen. Many small digits rather than
     few large ones, so that a network learns them from few scenes.
     """
     rng = np.random.default_rng([SEED, list(COUNTS).index(split), index])
@@ -48,18 +48,18 @@ def scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     scans = digits.enlarged_scans(split)
     placed, inks = [], []
     visible: list[np.ndarray] = []
-    wanted = rng.integers(10, 19)
+    wanted = rng.integers(8, 17)
     for _ in range(8 * wanted):
         if len(placed) == wanted:
             break
-        digit = digits.random_digit(rng, scans, SIZE, size=(20, 30), angle=10)
+        digit = digits.random_digit(rng, scans, SIZE, size=(20, 34), angle=15)
         ink = digits.ink_of(digit, SIZE)
         free = np.ones(SIZE, bool)
         free[ink.window] = ~ink.covers
         left = [mask & free for mask in visible]
-        if all(m.sum() >= 0.95 * i.covers.sum() for m, i in zip(left, inks, strict=True)):
+        if all(m.sum() >= 0.9 * i.covers.sum() for m, i in zip(left, inks, strict=True)):
             visible = [*left, ~free]
-            placed.append(digits.coloured(rng, digit, ink, background, contrast=100))
+            placed.append(digits.coloured(rng, digit, ink, background, contrast=80))
             inks.append(ink)
     image, label = digits.compose(background, placed, inks)
     return digits.add_noise(rng, image, rng.uniform(0, 8)), label
@@ -68,8 +68,11 @@ def scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
 class DigitScenes(tfds.core.GeneratorBasedBuilder):
     """Scenes of handwritten digits over photographs, for semantic segmentation."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "1600/200/200 scenes of 128x128 pixels."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.1.0": "Larger range of sizes and angles, more overlap, less contrast.",
+        "1.0.0": "1600/200/200 scenes of 128x128 pixels.",
+    }
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

@@ -161,7 +161,7 @@ def test_a_preparation_that_comes_second_uses_what_the_first_one_wrote(few, tmp_
     builder = prepare(make_builder)
     assert passed
     assert len(builder.as_data_source("train")) == 5
-    assert [path.name for path in (tmp_path / "digit_scenes").iterdir()] == ["1.0.0"]
+    assert [path.name for path in (tmp_path / "digit_scenes").iterdir()] == ["1.1.0"]
 
 
 def test_a_preparation_that_fails_says_why_and_leaves_nothing(few, tmp_path, monkeypatch):
