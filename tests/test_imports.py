@@ -67,7 +67,7 @@ def test_experiments_import_configs_only(path):
     for name in imported_modules(path):
         parts = name.split(".")
         assert (
-            parts[0] in ("ml_collections", "experiments")
+            parts[0] in ("math", "ml_collections", "experiments")
             or name.startswith("segjax.core.config")
             or name == "segjax.core"
         )
