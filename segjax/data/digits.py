@@ -152,7 +152,7 @@ def random_background(rng: np.random.Generator, shape: tuple[int, int]) -> np.nd
     if rng.random() < 0.5:
         image = image[:, ::-1]
     tint = rng.uniform(0.75, 1.25, 3)
-    image = (image - image.mean()) * rng.uniform(0.25, 0.5) + rng.uniform(40, 110)
+    image = (image - image.mean()) * rng.uniform(0.3, 0.7) + rng.uniform(50, 120)
     return np.clip(image * tint, 0, 255).astype(np.uint8)
 
 
@@ -236,7 +236,7 @@ def coloured(rng: np.random.Generator, digit: Digit, ink: Ink, background: np.nd
     colours = rng.uniform(0, 255, (20, 3))
     far = np.flatnonzero(colours @ _LUMA - target >= contrast)
     colour = colours[far[0]] if len(far) else np.full(3, 255.0)
-    return dataclasses.replace(digit, ink=tuple(colour), opacity=rng.uniform(0.9, 1.0))
+    return dataclasses.replace(digit, ink=tuple(colour), opacity=rng.uniform(0.8, 1.0))
 
 
 def add_noise(rng: np.random.Generator, image: np.ndarray, deviation: float) -> np.ndarray:

@@ -9,12 +9,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.deeplab_v1 import DeepLabV1
+from segjax.models.deeplab_v2 import DeepLabV2
+from segjax.models.deeplab_v3 import DeepLabV3
+from segjax.models.deeplab_v3plus import DeepLabV3Plus
+from segjax.models.espnet import ESPNet
 from segjax.models.fcn import FCN
+from segjax.models.fcn_resnet import FCNResNet
+from segjax.models.lraspp import LRASPP
+from segjax.models.patch_cnn import PatchCNN
+from segjax.models.pspnet import PSPNet
+from segjax.models.segnet import SegNet
 from segjax.models.unet import UNet
+from segjax.models.unet_resnet import UNetResNet
 
 MODELS = {
+    "deeplab_v1": DeepLabV1,  # Chen et al. 2015, LargeFOV
+    "deeplab_v2": DeepLabV2,  # Chen et al. 2018 (PAMI), ASPP
+    "deeplab_v3": DeepLabV3,  # Chen et al. 2017
+    "deeplab_v3plus": DeepLabV3Plus,  # Chen et al. 2018 (ECCV)
+    "espnet": ESPNet,  # Mehta et al. 2018
     "fcn": FCN,  # Long et al. 2015
+    "fcn_resnet": FCNResNet,  # torchvision's form of it
+    "lraspp": LRASPP,  # Howard et al. 2019
+    "patch_cnn": PatchCNN,  # Ciresan et al. 2012
+    "pspnet": PSPNet,  # Zhao et al. 2017
+    "segnet": SegNet,  # Badrinarayanan et al. 2017; with dropout Kendall et al. 2017
     "unet": UNet,  # Ronneberger et al. 2015
+    "unet_resnet": UNetResNet,  # segmentation_models.pytorch's form of it
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

