@@ -240,7 +240,8 @@ if __name__ == "__main__":
     SAMPLES = flags.DEFINE_integer(
         "samples",
         0,
-        "Predictions with dropout that are averaged, for maps of the uncertainty; 0 is one prediction without.",
+        "How many predictions with dropout to average, e.g. 20; also writes maps of the uncertainty, _entropy.png and"
+        " _mutual_information.png. The model must have dropout. 0, the default: one prediction without dropout.",
         lower_bound=0,
     )
     run(main, required=("input", "output"), expected=(CheckpointError,))

@@ -6,7 +6,7 @@ from PIL import Image
 
 from segjax import predict
 from segjax.data import digits
-from tests.process import run
+from tests.process import SMALL, run
 
 
 def test_images_of_any_size_and_mode_and_a_bad_one(trained, tmp_path):
@@ -98,3 +98,47 @@ def test_padding_does_not_reach_the_label_map():
     image = np.random.default_rng(0).integers(0, 256, (13, 9, 3), dtype=np.uint8)
     maps = predict.build_maps(probabilities, (100.0,) * 3, (50.0,) * 3, 32)
     np.testing.assert_array_equal(maps({}, image)[0], image[..., 0] <= 100)
+
+
+@pytest.mark.parametrize("size", [None, (26, 18)])
+def test_further_maps_have_the_size_of_the_image(size):
+    def predicted(variables, image):
+        return np.array([1.0, 0.0]) * image[..., :1], image[..., 1], image[..., 2]
+
+    image = np.full((13, 9, 3), (0, 50, 100), np.uint8)
+    maps = predict.build_maps(predicted, (0.0,) * 3, (100.0,) * 3, 32, size, channel_order="bgr")({}, image)
+    assert [array.shape for array in maps] == [(13, 9)] * 3
+    np.testing.assert_allclose(maps[1:], [np.full((13, 9), 0.5), np.zeros((13, 9))])
+
+
+def test_nats_fill_sixteen_bits(tmp_path):
+    predict.write_nats(tmp_path / "a.png", np.log(8) * np.array([[0, 0.5, 1.0]], np.float32), 8)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), [[0, 32768, 65535]])
+
+
+def test_sampling_a_model_without_dropout_is_an_error(trained, tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    arguments = [f"--workdir={trained[0]}", f"--input={tmp_path}/a.png", f"--output={tmp_path / 'out'}"]
+    output = run("predict", *arguments, "--samples=2", status=1)
+    assert "sampling needs a model with dropout" in output and "UNet" in output
+
+
+def test_samples_of_a_model_with_dropout_give_two_maps_more(trained, prepared_dir, tmp_path):
+    """On the weights of a U-Net that was trained without dropout: it has no parameters."""
+    Image.new("RGB", (20, 10), (200, 10, 10)).save(tmp_path / "a.png")
+    small = [argument for argument in SMALL if argument.startswith(("--config=", "--config.model"))]
+    run(
+        "predict",
+        *small,
+        "--config.model.dropout=0.5",
+        f"--config.data.dir={prepared_dir}",
+        f"--config.init.path={trained[0]}",
+        f"--input={tmp_path}/a.png",
+        f"--output={tmp_path / 'out'}",
+        "--samples=3",
+    )
+    entropy, information = (
+        np.asarray(Image.open(tmp_path / "out" / f"a_{name}.png")) for name in ("entropy", "mutual_information")
+    )
+    assert entropy.shape == information.shape == (10, 20) and entropy.dtype == np.uint16
+    assert (information <= entropy + 1).all() and information.any()

@@ -5,7 +5,7 @@ Microscopy Images", NIPS 2012. The paper has no result on CamVid.
 Command: python -m segjax.train --config experiments/camvid/patch_cnn.py --workdir DIR
   variants: "half" (windows of 65x65 at 240x180 pixels, sized for two CPU cores) and "full" (95x95 at 480x360, network
   N4 of the paper, sized for a GPU).
-Time and score: not run yet. experiments/patch_cnn_README.md shows what the network for whole images saves.
+Time and score: not run yet. experiments/isbi2012/README.md shows what the network for whole images saves.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """SegNet on CamVid, 11 classes, from scratch on the public 367 training images.
 
 Paper: Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017, section 3; table 3 has 60.1 mIoU, of a network that
-starts from VGG16 trained on ImageNet and learns from 3,433 images. Jegou et al. 2017 (FC-DenseNet) list SegNet with 46.4
-on the public ones.
+starts from VGG16 trained on ImageNet and learns from 3,433 images. Jegou et al. 2017 (FC-DenseNet) list SegNet with
+46.4 on the public ones.
 Command: python -m segjax.train --config experiments/camvid/segnet.py --workdir DIR
   variants: "half" (240x180 pixels, half of the channels, sized for two CPU cores) and "full" (480x360, as published,
   sized for a GPU).

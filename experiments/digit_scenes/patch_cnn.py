@@ -3,7 +3,7 @@
 Paper: Ciresan, Giusti, Gambardella, Schmidhuber, "Deep Neural Networks Segment Neuronal Membranes in Electron
 Microscopy Images", NIPS 2012, with a smaller window than the paper's 95x95.
 Command: python -m segjax.train --config experiments/digit_scenes/patch_cnn.py --workdir DIR
-Time and score: not run yet. experiments/patch_cnn_README.md shows what the network for whole images saves.
+Time and score: not run yet. experiments/isbi2012/README.md shows what the network for whole images saves.
 """
 
 from ml_collections import ConfigDict

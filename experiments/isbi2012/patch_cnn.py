@@ -8,7 +8,7 @@ Command: python -m segjax.train --config experiments/isbi2012/patch_cnn.py:small
   --workdir DIR
   variants: "small" (windows of 33x33, sized for two CPU cores) and "n4" (95x95, as published, sized for a GPU).
   The folder holds images/, masks/ (0 cell, 1 membrane), splits/ and classes.txt.
-Time and score: not run yet. experiments/patch_cnn_README.md shows what the network for whole images saves.
+Time and score: not run yet. experiments/isbi2012/README.md shows what the network for whole images saves.
 """
 
 from ml_collections import ConfigDict

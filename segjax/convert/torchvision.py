@@ -142,7 +142,7 @@ def vgg16(batch_norm: bool, ours: str = "backbone/") -> tuple[Rule, ...]:
     """VGG16: convolution, (normalisation,) ReLU, ..., pooling, in one Sequential.
 
     With batch_norm the convolutions have biases that ours do not have; they are folded (see `mapping`). The first two
-    layers of the classifier are for models that have them as convolutions.
+    layers of the classifier are for models that have them as convolutions, the last one is `VGG16`'s alone.
     """
     rules, index = [], 0
     for stage, count in enumerate((2, 2, 3, 3, 3), start=1):
@@ -155,6 +155,10 @@ def vgg16(batch_norm: bool, ours: str = "backbone/") -> tuple[Rule, ...]:
     classifier = {r"classifier\.0": "fc6/conv", r"classifier\.3": "fc7/conv", r"classifier\.6": None}
     return (*rules, *(Rule(theirs, path) for theirs, path in classifier.items()))
 
+
+VGG16 = (Rule(r"classifier\.6", "fc8"), *vgg16(False))
+VGG16_BN = (Rule(r"classifier\.6", "fc8"), *vgg16(True))
+"""Whole classifiers."""
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "deeplab_v3": DEEPLAB_V3,

@@ -25,10 +25,11 @@ from segjax.models.layers.upsample import resize_bilinear
 from segjax.models.output import Output
 
 VARIANTS = {
-    # Zhao et al. 2017, tables 1 and 5.
+    # Zhao et al. 2017, section 5.2: depths of the ResNet.
     "resnet50": dict(backbone="resnet50"),
     "resnet101": dict(backbone="resnet101"),
-    # The defaults of segmentation_models_pytorch.PSPNet.
+    # The defaults of segmentation_models_pytorch.PSPNet. Its files hold the whole encoder, of which a part is used:
+    # config.init.allow_unused="encoder\.layer[34]".
     "smp": dict(backbone="resnet34", form="smp", stem="7x7", deepest=8, auxiliary=False, dropout=0.2),
 }
 

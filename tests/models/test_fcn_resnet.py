@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.convert.mapping import convert
 from segjax.convert.torchvision import FCN_RESNET
 from segjax.models import build_model, count_params
 from segjax.models.fcn_resnet import VARIANTS
+from segjax.training.state import named_leaves
 from tests.models.variables import random_image
 
 SHAPE = (2, 65, 97, 3)
@@ -82,8 +84,8 @@ def test_weights_of_a_classifier_fit_the_backbone(reference):
     module = reference.library("torchvision").models.resnet18(num_classes=3)
     model = build_model("fcn_resnet", num_classes=5, backbone="resnet18")
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), jnp.zeros(SHAPE))
-    target = dict(reference.named_leaves(shapes))
-    found, report = reference.convert(reference.state_arrays(module), target, FCN_RESNET)
+    target = dict(named_leaves(shapes))
+    found, report = convert(reference.state_arrays(module), target, FCN_RESNET)
     assert not report.unknown and not report.mismatched
     assert set(found) == {path for path in target if "/backbone/" in path}
     assert {key for key, why in report.skipped if "counter" not in why} == {"fc.weight", "fc.bias"}

@@ -1,3 +1,5 @@
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,18 +55,31 @@ def test_ceil_keeps_a_single_pixel_and_pads_nothing_into_the_maximum():
     assert pool.max_pool(x).shape == (1, 0, 0, 1)
 
 
+@pytest.mark.parametrize(
+    "window, strides, padding",
+    [((2, 2), (2, 2), "VALID"), ((3, 3), (2, 2), 1), ((3, 3), (1, 1), 1), ((3, 2), (1, 2), "SAME")],
+)
 @pytest.mark.parametrize("size", [(8, 6), (7, 9), (1, 5)])
-def test_max_pool_2x2_equals_linen_and_sends_ties_to_the_first(size):
+def test_max_pool_equals_linen_and_sends_ties_to_the_first(size, window, strides, padding):
     # Small integers: most windows have ties.
     x = jnp.round(random((2, *size, 5)))
-    assert_same_function(pool._max_pool_2x2, pool._plain_2x2, x)
-    assert_same_function(pool.max_pool, pool._plain_2x2, x)
+
+    def linen(x):
+        pads = padding if isinstance(padding, str) else ((padding, padding),) * 2
+        return nn.max_pool(x, window, strides, pads)
+
+    def ours(x):
+        return pool.max_pool(x, window, strides, padding)
+
+    assert "reduce_window" not in lowered_for("cpu", ours, x) and "reduce_window" in lowered_for("cuda", ours, x)
+    assert_same_function(ours, linen, x)
 
 
-def test_max_pool_2x2_keeps_nan_wherever_it_stands():
-    for i in range(4):
-        x = jnp.zeros((1, 2, 2, 1)).at[0, i // 2, i % 2, 0].set(jnp.nan)
-        assert jnp.isnan(pool._max_pool_2x2(x)).all()
+@pytest.mark.parametrize("window", [(2, 2), (3, 3)])
+def test_max_pool_keeps_nan_wherever_it_stands(window):
+    for i in np.ndindex(window):
+        x = jnp.zeros((1, *window, 1)).at[0, i[0], i[1], 0].set(jnp.nan)
+        assert jnp.isnan(pool.max_pool(x, window)).all()
 
 
 def test_max_pool_pads_all_sides_alike():
@@ -77,6 +92,28 @@ def test_max_pool_pads_all_sides_alike():
 def test_max_pool_refuses_unknown_padding():
     with pytest.raises(ValueError, match="'VALID', 'CEIL', 'SAME' or a number; received 'FULL'"):
         pool.max_pool(jnp.zeros((1, 4, 4, 1)), padding="FULL")
+
+
+# Adaptive average pooling
+
+
+@pytest.mark.parametrize("size", [(6, 12), (7, 5), (1, 2), (9, 13)])
+@pytest.mark.parametrize("cells", [(1, 1), (2, 3), (6, 6)])
+def test_adaptive_average_pool_equals_reference(size, cells):
+    x = random((2, *size, 3))
+    expected = np.empty((2, *cells, 3))
+    for i, j in np.ndindex(cells):
+        # The rows and columns that the documentation of PyTorch's AdaptiveAvgPool2d gives to a cell.
+        top, left = i * size[0] // cells[0], j * size[1] // cells[1]
+        bottom, right = math.ceil((i + 1) * size[0] / cells[0]), math.ceil((j + 1) * size[1] / cells[1])
+        expected[:, i, j] = np.asarray(x, np.float64)[:, top:bottom, left:right].mean((1, 2))
+    np.testing.assert_allclose(pool.adaptive_average_pool(x, cells), expected, **TOLERANCE)
+
+
+def test_adaptive_average_pool_keeps_the_dtype_and_sums_in_float32():
+    x = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
+    out = pool.adaptive_average_pool(x, (1, 1))
+    assert out.dtype == jnp.bfloat16 and out.item() == 1.0078125
 
 
 # Upsampling
@@ -319,3 +356,13 @@ def test_repeated_runs_give_the_same_bits():
     assert first.any()
     for _ in range(5):
         np.testing.assert_array_equal(gradient(x), first)
+
+
+def test_batch_norm_of_a_few_nearly_equal_values():
+    """As in the single cell of a pyramid: two images, one value each."""
+    x = np.array([[3.0, -20.0], [3.001, -20.002]], np.float32).reshape(2, 1, 1, 2)
+    exact = x.astype(np.float64)
+    expected = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    y, _, var = norm.normalise(jnp.asarray(x), jnp.ones(2), jnp.zeros(2), 1e-5)
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-5)  # the mean is rounded to 1e-7 of 20
+    np.testing.assert_allclose(var, exact.var(0).ravel(), rtol=1e-2)

@@ -9,7 +9,7 @@ from segjax.convert.smp import PSPNET
 from segjax.convert.torchvision import fcn_head, resnet
 from segjax.models import build_model
 from segjax.models.pspnet import VARIANTS
-from tests.models.variables import random_image
+from tests.models.variables import fast_jit, random_image, random_variables
 
 REFERENCE_RULES = (
     *resnet(""),
@@ -49,12 +49,12 @@ def test_training_logits_equal_the_reference(reference):
     ours = run(variables, image)
     logits, auxiliary = module(reference.nchw(image))
     reference.assert_close(ours.auxiliary[0], reference.nhwc(auxiliary))
-    # The single cell of the pyramid is normalised over two values, the averages of two images, which are nearly
-    # equal: their variance as a difference of squares has few digits left.
-    reference.assert_close(ours.logits, reference.nhwc(logits), 5e-3)
+    reference.assert_close(ours.logits, reference.nhwc(logits))
 
 
-@pytest.mark.parametrize("backbone, train", [("resnet34", False), ("resnet50", True)])
+@pytest.mark.parametrize(
+    "backbone, train", [("resnet34", True), pytest.param("resnet50", False, marks=pytest.mark.slow)]
+)
 def test_form_smp_equals_smp(reference, backbone, train):
     smp = reference.library("segmentation_models_pytorch")
     module = smp.PSPNet(backbone, encoder_weights=None, classes=5, psp_out_channels=48, psp_dropout=0.0)
@@ -68,7 +68,7 @@ def test_form_smp_equals_smp(reference, backbone, train):
     reference.assert_close(ours, reference.nhwc(module(reference.nchw(image))))
 
 
-@pytest.mark.parametrize("depth", [4, 5])
+@pytest.mark.parametrize("depth", [pytest.param(4, marks=pytest.mark.slow), 5])
 def test_form_smp_with_deeper_encoders(reference, depth):
     smp = reference.library("segmentation_models_pytorch")
     module = smp.PSPNet("resnet18", encoder_weights=None, encoder_depth=depth, classes=5, upsampling=2**depth)
@@ -86,9 +86,9 @@ def test_other_sizes_are_padded_with_zeros_and_cropped(form, padded):
     fields = dict(backbone="resnet18", form=form, width=4, channels=8)
     model = build_model("pspnet", num_classes=3, **fields)
     image = random_image((1, 35, 48, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), image)
+    variables = random_variables(model, image.shape)
     whole = jnp.zeros((1, *padded, 3)).at[:, :35, :48].set(image)
-    apply = jax.jit(model.apply)
+    apply = fast_jit(model.apply)
     assert jnp.array_equal(apply(variables, image), apply(variables, whole)[:, :35, :48])
 
 

@@ -53,8 +53,8 @@ def test_gradients_equal_smp(reference):
     from tests.references.gradients import assert_same_gradients, mostly_active
 
     torch = reference.torch
-    module = mostly_active(smp_network(reference, "resnet34")).train()
-    model = build_model("unet_resnet", num_classes=5, backbone="resnet34")
+    module = mostly_active(smp_network(reference, "resnet18")).train()
+    model = build_model("unet_resnet", num_classes=5, backbone="resnet18")
     variables = reference.converted(module, model, UNET_RESNET)
     image = random_image((2, 64, 64, 3))
     label = np.random.default_rng(0).integers(0, 5, image.shape[:3])

@@ -3,11 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.convert.torchvision import VGG16 as VGG16_RULES
+from segjax.convert.torchvision import VGG16_BN as VGG16_BN_RULES
 from segjax.models import count_params
 from segjax.models.backbones.vgg import VGG16, VGG16Classifier
-from segjax.models.layers.conv import Conv
 from tests.models.variables import random_image, random_variables
+from tests.references import pytorch
 from tests.references.convolution import convolution, max_pool
+from tests.references.pytorch import assert_close, fast_jit, nchw, nhwc, torch
 
 STAGES = (2, 2, 3, 3, 3)  # Simonyan and Zisserman 2015, table 1, column D
 
@@ -18,6 +21,8 @@ def shapes_of(model, shape):
 
 def test_classifier_has_the_published_number_of_parameters():
     assert count_params(shapes_of(VGG16Classifier(), (1, 224, 224, 3))) == 138_357_544
+    # torchvision's vgg16_bn has 138,365,992; its 4224 convolution channels have a bias each that ours have not.
+    assert count_params(shapes_of(VGG16Classifier(batch_norm=True), (1, 224, 224, 3))) == 138_365_992 - 4224
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -48,22 +53,68 @@ def test_backbone_equals_numpy_reference():
         np.testing.assert_allclose(features[2**stage], x, rtol=1e-4, atol=1e-4)
 
 
-def test_first_fully_connected_layer_is_a_7x7_convolution():
-    # What FCN makes of it (Long et al. 2015, section 3.1).
+def narrow(batch_norm, width=4, hidden=6, classes=3, pooled=2):
+    """torchvision's VGG16 of fewer channels; its classifier reads pool5 of pooled x pooled pixels."""
+    vgg = pytorch.library("torchvision").models.vgg
+    channels = [layer if layer == "M" else layer * width // 64 for layer in vgg.cfgs["D"]]
+    features = 8 * width * pooled**2
+    sizes = zip((features, hidden, hidden), (hidden, hidden, classes), strict=True)
+    linear = [torch.nn.Linear(*size) for size in sizes]
+    classifier = [
+        linear[0],
+        torch.nn.ReLU(),
+        torch.nn.Dropout(),
+        linear[1],
+        torch.nn.ReLU(),
+        torch.nn.Dropout(),
+        linear[2],
+    ]
+    parts = dict(features=vgg.make_layers(channels, batch_norm), classifier=torch.nn.Sequential(*classifier))
+    return pytorch.randomised(torch.nn.ModuleDict(parts)).eval()
+
+
+@pytest.mark.parametrize("batch_norm, rules", [(False, VGG16_RULES), (True, VGG16_BN_RULES)])
+def test_features_and_logits_equal_torchvision(batch_norm, rules):
+    theirs = narrow(batch_norm)
+    ours = VGG16Classifier(num_classes=3, width=4, fc_channels=6, batch_norm=batch_norm, dropout=0.0)
+    image = random_image((2, 64, 75, 3))
+    variables = pytorch.converted(theirs, ours, rules, image.shape)
+    logits, inner = fast_jit(
+        lambda v, x: ours.apply(v, x, capture_intermediates=lambda module, _: module.name == "backbone")
+    )(variables, image)
+    features = inner["intermediates"]["backbone"]["__call__"][0]
+    with torch.no_grad():
+        x, poolings = nchw(image), []
+        for module in theirs.features:
+            x = module(x)
+            if isinstance(module, torch.nn.MaxPool2d):
+                poolings.append(x)
+        for pooled, expected in zip(features.values(), poolings, strict=True):
+            assert_close(pooled, nhwc(expected))
+        assert_close(logits, theirs.classifier(x.flatten(1)))
+
+
+def test_logits_in_training_equal_torchvision_although_it_has_a_bias_more():
+    theirs = narrow(batch_norm=True)
+    ours = VGG16Classifier(num_classes=3, width=4, fc_channels=6, batch_norm=True, dropout=0.0)
+    image = random_image((2, 64, 64, 3))
+    variables = pytorch.converted(theirs, ours, VGG16_BN_RULES, image.shape)
+    logits, _ = fast_jit(lambda v, x: ours.apply(v, x, train=True, mutable=["batch_stats"]))(variables, image)
+    theirs.features.train()  # without the classifier's dropout
+    with torch.no_grad():
+        assert_close(logits, theirs.classifier(theirs.features(nchw(image)).flatten(1)))
+
+
+def test_first_fully_connected_layer_reads_pool5_row_by_row():
     model = VGG16Classifier(num_classes=3, width=1, fc_channels=5)
-    variables = random_variables(model, (1, 224, 224, 3))
-    image = random_image((1, 224, 224, 3))
+    variables = random_variables(model, (1, 64, 96, 3))
+    image = random_image((1, 64, 96, 3))
     params = variables["params"]
-    x = jax.jit(VGG16(width=1).apply)({"params": params["backbone"]}, image)[32]
-    for name, window in (("fc6", 7), ("fc7", 1), ("fc8", 1)):
-        layer = params[name]
-        kernel = layer["kernel"].reshape(window, window, x.shape[-1], -1)
-        x = Conv(kernel.shape[-1], (window, window), padding="VALID").apply(
-            {"params": {"kernel": kernel, "bias": layer["bias"]}}, x
-        )
-        x = x if name == "fc8" else jax.nn.relu(x)
-    assert x.shape == (1, 1, 1, 3)
-    np.testing.assert_allclose(jax.jit(model.apply)(variables, image), x[:, 0, 0], rtol=1e-4, atol=1e-4)
+    x = np.asarray(VGG16(width=1).apply({"params": params["backbone"]}, image)[32]).reshape(1, -1)
+    for name, layer in (("fc6", params["fc6"]["conv"]), ("fc7", params["fc7"]["conv"]), ("fc8", params["fc8"])):
+        x = x @ np.reshape(layer["kernel"], (x.shape[1], -1)) + layer["bias"]
+        x = x if name == "fc8" else np.maximum(x, 0)
+    np.testing.assert_allclose(model.apply(variables, image), x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("output_stride", [32, 16, 8])

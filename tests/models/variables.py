@@ -1,4 +1,6 @@
-"""Variables for tests, made without compiling an initialiser."""
+"""Variables for tests, made without compiling an initialiser, and a `jit` for functions that run once."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,12 @@ def random_variables(model, shape, seed=0, **kwargs):
         return jnp.asarray(spread * rng.normal(size=leaf.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+FAST = {"xla_backend_optimization_level": 0}
+
+fast_jit = functools.partial(jax.jit, compiler_options=FAST)
+"""Jit with little optimisation: compiling is what takes the time of a test that runs a network once."""
 
 
 def random_image(shape, seed=1):

@@ -10,6 +10,9 @@ import pytest
 
 from segjax.convert.mapping import convert
 from segjax.training.state import named_leaves
+from tests.models.variables import fast_jit
+
+__all__ = ["assert_close", "converted", "fast_jit", "library", "nchw", "nested", "nhwc", "randomised", "state_arrays"]
 
 torch = pytest.importorskip("torch", reason="a reference in PyTorch: see tests/references/requirements.txt")
 torch.set_num_threads(2)
@@ -91,11 +94,6 @@ def nchw(image) -> "torch.Tensor":
 
 def nhwc(tensor) -> np.ndarray:
     return tensor.detach().numpy().transpose(0, 2, 3, 1)
-
-
-def fast_jit(function):
-    """Jit with little optimisation: a test runs a network once, and compiling is what takes its time."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def assert_close(ours, theirs, tolerance=1e-4):

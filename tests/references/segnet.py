@@ -63,18 +63,19 @@ class SegNetBasic(nn.Module):
         return self.head(d1)
 
 
-class SegNet(nn.Module):
-    ENCODER = [["1_1", "1_2"], ["2_1", "2_2"], ["3_1", "3_2", "3_3"], ["4_1", "4_2", "4_3"], ["5_1", "5_2", "5_3"]]
-    CHANNELS = {
-        **{"1_1": (3, 64), "1_2": (64, 64), "2_1": (64, 128), "2_2": (128, 128)},
-        **{"3_1": (128, 256), "3_2": (256, 256), "3_3": (256, 256)},
-        **{"4_1": (256, 512), "4_2": (512, 512), "4_3": (512, 512)},
-        **{"5_1": (512, 512), "5_2": (512, 512), "5_3": (512, 512)},
-    }
+STAGES = (("1_1", "1_2"), ("2_1", "2_2"), ("3_1", "3_2", "3_3"), ("4_1", "4_2", "4_3"), ("5_1", "5_2", "5_3"))
+CHANNELS = {
+    **{"1_1": (3, 64), "1_2": (64, 64), "2_1": (64, 128), "2_2": (128, 128)},
+    **{"3_1": (128, 256), "3_2": (256, 256), "3_3": (256, 256)},
+    **{"4_1": (256, 512), "4_2": (512, 512), "4_3": (512, 512)},
+    **{"5_1": (512, 512), "5_2": (512, 512), "5_3": (512, 512)},
+}
 
+
+class SegNet(nn.Module):
     def __init__(self, num_classes, width=64, dropout=0.0):
         super().__init__()
-        for name, (inputs, outputs) in self.CHANNELS.items():
+        for name, (inputs, outputs) in CHANNELS.items():
             inputs, outputs = (n if n == 3 else n * width // 64 for n in (inputs, outputs))
             self.add_module(f"conv{name}", Layer(inputs, outputs, 3))
             if name != "1_1":
@@ -84,7 +85,7 @@ class SegNet(nn.Module):
 
     def forward(self, x):
         before, indices = [], []
-        for stage, names in enumerate(self.ENCODER, start=1):
+        for stage, names in enumerate(STAGES, start=1):
             for name in names:
                 x = self.get_submodule(f"conv{name}")(x)
             before.append(x)
@@ -92,7 +93,7 @@ class SegNet(nn.Module):
             indices.append(index)
             if stage >= 3:
                 x = self.drop(x)
-        for stage, names in reversed(list(enumerate(self.ENCODER, start=1))):
+        for stage, names in reversed(list(enumerate(STAGES, start=1))):
             x = unpool(x, indices[stage - 1], before[stage - 1])
             for name in reversed(names):
                 if name != "1_1":

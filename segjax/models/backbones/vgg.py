@@ -1,9 +1,10 @@
 """Very Deep Convolutional Networks for Large-Scale Image Recognition. Simonyan and Zisserman, ICLR 2015.
 
-arXiv:1409.1556, table 1, column D (VGG16). Deviations: weights start as He et al. 2015 (the paper's Gaussian
-of 0.01 needed a shallower net's weights to train), and `batch_norm` adds a normalisation after each
-convolution, which then has no bias; PyTorch's vgg16_bn keeps that bias. `output_stride` and `pool_window` are those
-of DeepLab (Chen et al. 2015, arXiv:1412.7062, section 3.1, and the authors' Caffe nets).
+arXiv:1409.1556, table 1, column D (VGG16). Compared with torchvision's vgg16 and vgg16_bn. Deviations: weights start
+as He et al. 2015 (the paper's Gaussian of 0.01 needed a shallower net's weights to train), and `batch_norm` adds a
+normalisation after each convolution, which then has no bias; vgg16_bn keeps that bias, without effect on what it
+computes. `output_stride` and `pool_window` are those of DeepLab (Chen et al. 2015, arXiv:1412.7062, section 3.1, and
+the authors' Caffe nets).
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.backbones.feature_info import FeatureInfo
-from segjax.models.layers.conv import ConvBlock
+from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.pool import max_pool
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -86,8 +87,9 @@ class VGG16(nn.Module):
 class VGG16Classifier(nn.Module):
     """VGG16 with its three fully connected layers; 138,357,544 parameters with 1000 classes at 224x224.
 
-    The first of them reads pool5 in the order row, column, channel (PyTorch: channel, row, column), so its
-    kernel reshaped to [7, 7, 512, 4096] is that of the 7x7 convolution which FCN makes of it.
+    They are convolutions, as in FCN (Long et al. 2015, section 3.1): `fc6` with a window as large as pool5, so that
+    its kernel [7, 7, 512, 4096] depends on no order in which pixels and channels are flattened, `fc7` and `fc8` of
+    1x1.
 
     Attributes:
       num_classes: 1000 as published.
@@ -111,9 +113,9 @@ class VGG16Classifier(nn.Module):
         image floating [N, 224, 224, C] (or another size, the same in every call) to float32 [N, num_classes].
         """
         x = VGG16(self.dtype, self.width, self.batch_norm, name="backbone")(image, train=train)[32]
-        x = x.reshape(x.shape[0], -1)
-        he_normal = nn.initializers.he_normal()
-        for name in ("fc6", "fc7"):
-            x = nn.relu(nn.Dense(self.fc_channels, kernel_init=he_normal, dtype=self.dtype, name=name)(x))
+        for name, window in (("fc6", x.shape[1:3]), ("fc7", (1, 1))):
+            x = ConvBlock(self.fc_channels, window, padding="VALID", norm="none", dtype=self.dtype, name=name)(
+                x, train=train
+            )
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc8")(x).astype(jnp.float32)
+        return Conv(self.num_classes, (1, 1), dtype=self.dtype, name="fc8")(x)[:, 0, 0].astype(jnp.float32)

@@ -1,7 +1,6 @@
-"""Max pooling and adaptive average pooling.
+"""Max pooling, which has a form of its own on CPUs, and adaptive average pooling."""
 
-Max pooling over 2x2 windows with stride 2 has a form of its own on CPUs, the rest is linen's.
-"""
+import functools
 
 import flax.linen as nn
 import jax
@@ -35,43 +34,49 @@ def max_pool(
     """
     strides = window if strides is None else strides
     if isinstance(padding, int):
-        pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-        x, padding = jnp.pad(x, pads, constant_values=-jnp.inf), "VALID"
+        pads = ((padding, padding), (padding, padding))
     elif padding == "CEIL":
-        x = _fill_last_windows(x, window, strides)
-    elif padding not in ("VALID", "SAME"):
+        pads = _pads_of_last_windows(x.shape[1:3], window, strides)
+    elif padding in ("VALID", "SAME"):
+        pads = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
+    else:
         raise ValueError(f"padding must be 'VALID', 'CEIL', 'SAME' or a number; received {padding!r}")
-    same = "SAME" if padding == "SAME" else "VALID"
-    if tuple(window) == tuple(strides) == (2, 2) and same == "VALID":
-        return jax.lax.platform_dependent(x, cpu=_max_pool_2x2, default=_plain_2x2)
-    return nn.max_pool(x, window, strides, same)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+
+    def separable(x):
+        return _separable_max_pool(x, window, strides)
+
+    def plain(x):
+        return nn.max_pool(x, window, strides, "VALID")
+
+    return jax.lax.platform_dependent(x, cpu=separable, default=plain)
 
 
-def _plain_2x2(x):
-    return nn.max_pool(x, (2, 2), (2, 2), "VALID")
+def _separable_max_pool(x, window, strides):
+    """Without padding. Columns first, so that of equal values the first in row-major order is taken.
 
-
-def _max_pool_2x2(x):
-    # The gradient of a window reduction is a scatter, which XLA runs on one core; that of a choice is a
-    # product.
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    x = x[:, :height, :width]
-    rows = _first_maximum(x[:, :, 0::2], x[:, :, 1::2])
-    return _first_maximum(rows[:, 0::2], rows[:, 1::2])
+    The gradient of a window reduction is a scatter, which XLA runs on one core; that of a choice is a product.
+    """
+    for axis in (2, 1):
+        size, k, step = x.shape[axis], window[axis - 1], strides[axis - 1]
+        starts = max(size - k + 1, 0)  # where a window may start
+        shifted = [jax.lax.slice_in_dim(x, min(i, size), min(i + starts, size), step, axis) for i in range(k)]
+        x = functools.reduce(_first_maximum, shifted)
+    return x
 
 
 def _first_maximum(a, b):
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
-def _fill_last_windows(x, window, strides):
+def _pads_of_last_windows(sizes, window, strides):
     pads = []
-    for size, k, s in zip(x.shape[1:3], window, strides, strict=True):
+    for size, k, s in zip(sizes, window, strides, strict=True):
         count = max(-(-(size - k) // s) + 1, 1)
         if (count - 1) * s >= size:  # a window must start inside the image
             count -= 1
         pads.append((0, max((count - 1) * s + k - size, 0)))
-    return jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-jnp.inf)
+    return pads
 
 
 def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
