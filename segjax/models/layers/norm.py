@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-
 FEW_VALUES = 4096
 """Up to so many values a channel the variance is summed in a second pass.
 
