@@ -14,6 +14,7 @@ from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3
 from segjax.models.deeplab_v3plus import DeepLabV3Plus
 from segjax.models.espnet import ESPNet
+from segjax.models.fc_densenet import FCDenseNet
 from segjax.models.fcn import FCN
 from segjax.models.fcn_resnet import FCNResNet
 from segjax.models.lraspp import LRASPP
@@ -29,6 +30,7 @@ MODELS = {
     "deeplab_v3": DeepLabV3,  # Chen et al. 2017
     "deeplab_v3plus": DeepLabV3Plus,  # Chen et al. 2018 (ECCV)
     "espnet": ESPNet,  # Mehta et al. 2018
+    "fc_densenet": FCDenseNet,  # Jegou et al. 2017
     "fcn": FCN,  # Long et al. 2015
     "fcn_resnet": FCNResNet,  # torchvision's form of it
     "lraspp": LRASPP,  # Howard et al. 2019

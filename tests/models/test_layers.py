@@ -276,6 +276,9 @@ SHAPES = {
     "depthwise with dilation": dict(features=6, kernel_size=(3, 3), feature_group_count=6, kernel_dilation=(2, 3)),
     "depthwise, oblong": dict(features=6, kernel_size=(1, 5), feature_group_count=6, padding="VALID"),
     "dense": dict(features=5, kernel_size=(3, 3), strides=(2, 1), kernel_dilation=(2, 1)),
+    "narrowing": dict(features=4, kernel_size=(3, 3)),
+    "narrowing with dilation": dict(features=4, kernel_size=(3, 5), kernel_dilation=(2, 1)),
+    "narrowing with other padding": dict(features=4, kernel_size=(3, 3), padding=((0, 2), (1, 1))),
     "grouped": dict(features=4, kernel_size=(3, 3), feature_group_count=2),
 }
 

@@ -26,6 +26,7 @@ SMALL = {
     "deeplab_v2": ("deeplab_v2", dict(backbone="resnet18", width=2, scales=(1.0, 0.5))),
     "deeplab_v3": ("deeplab_v3", dict(backbone="resnet18", width=2, features=8)),
     "deeplab_v3plus": ("deeplab_v3plus", dict(backbone="resnet18", width=2, features=8, skip_features=4)),
+    "fc_densenet": ("fc_densenet", dict(layers=(1, 1, 1), growth=2, first_features=4)),
     "fcn": ("fcn", dict(width=1, fc_channels=4, stride=8, batch_norm=True)),
     "patch_cnn": ("patch_cnn", dict(window=33, kernel_sizes=(4, 4, 3), features=4, hidden=8)),
     "segnet": ("segnet", dict(width=2)),
@@ -37,7 +38,7 @@ SMALL = {
     ),
     "unet_resnet": ("unet_resnet", dict(backbone="resnet18", width=2, decoder_channels=(8, 6, 4, 3, 2))),
     "fcn_resnet": ("fcn_resnet", dict(backbone="resnet18", width=2)),
-    "lraspp": ("lraspp", dict(backbone="mobilenet_v3_small", filters=8)),
+    "lraspp": ("lraspp", dict(backbone="resnet18", filters=8)),
 }
 SHAPE = (2, 97, 131, 3)
 

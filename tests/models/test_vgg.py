@@ -3,14 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.convert.torchvision import VGG16 as VGG16_RULES
-from segjax.convert.torchvision import VGG16_BN as VGG16_BN_RULES
 from segjax.models import count_params
 from segjax.models.backbones.vgg import VGG16, VGG16Classifier
 from tests.models.variables import random_image, random_variables
-from tests.references import pytorch
 from tests.references.convolution import convolution, max_pool
-from tests.references.pytorch import assert_close, fast_jit, nchw, nhwc, torch
 
 STAGES = (2, 2, 3, 3, 3)  # Simonyan and Zisserman 2015, table 1, column D
 
@@ -51,58 +47,6 @@ def test_backbone_equals_numpy_reference():
             x = np.maximum(convolution(x, layer["kernel"], pads=((1, 1), (1, 1))) + layer["bias"], 0)
         x = max_pool(x, (2, 2), (2, 2))
         np.testing.assert_allclose(features[2**stage], x, rtol=1e-4, atol=1e-4)
-
-
-def narrow(batch_norm, width=4, hidden=6, classes=3, pooled=2):
-    """torchvision's VGG16 of fewer channels; its classifier reads pool5 of pooled x pooled pixels."""
-    vgg = pytorch.library("torchvision").models.vgg
-    channels = [layer if layer == "M" else layer * width // 64 for layer in vgg.cfgs["D"]]
-    features = 8 * width * pooled**2
-    sizes = zip((features, hidden, hidden), (hidden, hidden, classes), strict=True)
-    linear = [torch.nn.Linear(*size) for size in sizes]
-    classifier = [
-        linear[0],
-        torch.nn.ReLU(),
-        torch.nn.Dropout(),
-        linear[1],
-        torch.nn.ReLU(),
-        torch.nn.Dropout(),
-        linear[2],
-    ]
-    parts = dict(features=vgg.make_layers(channels, batch_norm), classifier=torch.nn.Sequential(*classifier))
-    return pytorch.randomised(torch.nn.ModuleDict(parts)).eval()
-
-
-@pytest.mark.parametrize("batch_norm, rules", [(False, VGG16_RULES), (True, VGG16_BN_RULES)])
-def test_features_and_logits_equal_torchvision(batch_norm, rules):
-    theirs = narrow(batch_norm)
-    ours = VGG16Classifier(num_classes=3, width=4, fc_channels=6, batch_norm=batch_norm, dropout=0.0)
-    image = random_image((2, 64, 75, 3))
-    variables = pytorch.converted(theirs, ours, rules, image.shape)
-    logits, inner = fast_jit(
-        lambda v, x: ours.apply(v, x, capture_intermediates=lambda module, _: module.name == "backbone")
-    )(variables, image)
-    features = inner["intermediates"]["backbone"]["__call__"][0]
-    with torch.no_grad():
-        x, poolings = nchw(image), []
-        for module in theirs.features:
-            x = module(x)
-            if isinstance(module, torch.nn.MaxPool2d):
-                poolings.append(x)
-        for pooled, expected in zip(features.values(), poolings, strict=True):
-            assert_close(pooled, nhwc(expected))
-        assert_close(logits, theirs.classifier(x.flatten(1)))
-
-
-def test_logits_in_training_equal_torchvision_although_it_has_a_bias_more():
-    theirs = narrow(batch_norm=True)
-    ours = VGG16Classifier(num_classes=3, width=4, fc_channels=6, batch_norm=True, dropout=0.0)
-    image = random_image((2, 64, 64, 3))
-    variables = pytorch.converted(theirs, ours, VGG16_BN_RULES, image.shape)
-    logits, _ = fast_jit(lambda v, x: ours.apply(v, x, train=True, mutable=["batch_stats"]))(variables, image)
-    theirs.features.train()  # without the classifier's dropout
-    with torch.no_grad():
-        assert_close(logits, theirs.classifier(theirs.features(nchw(image)).flatten(1)))
 
 
 def test_first_fully_connected_layer_reads_pool5_row_by_row():

@@ -62,3 +62,8 @@ class FCDenseNet(nn.Module):
             added.append(one(stack))
             stack = torch.cat([stack, added[-1]], 1)
         return stack, torch.cat(added, 1)
+
+
+def FCDenseNet56(num_classes=11):
+    """Section 4.1: four layers in each block, growth rate 12."""
+    return FCDenseNet(num_classes, (4,) * 5, 4, (4,) * 5, 12)

@@ -14,10 +14,9 @@ class ConvTranspose(nn.Module):
     output[s*i + a, s*j + b, o] sums x[i, j, c] * kernel[k-1-a, k-1-b, c, o] over i, j, c: the kernel is
     stored as `flax.linen.ConvTranspose` stores it, turned by 180 degrees from PyTorch's and Caffe's.
 
-    Where k = m*s, each block of s x s output pixels is a linear function of m x m input pixels. So on CPUs it
-    is computed as an m x m convolution (m = 1: a matrix product) to s*s*features channels, which are then
-    moved into space; the gradient of the plain form is far slower there. Another kernel is filled up with zeros
-    for it.
+    On CPUs each m x m-th of the kernel, m = ceil(k / s), is a matrix product of the pixels with its s x s taps, and
+    the products are added at an offset of so many blocks of s x s output pixels; the gradient of the plain form is
+    far slower there.
 
     Attributes:
       features: output channels.
@@ -68,23 +67,22 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _conv_transpose_blocks(x, kernel, s):
-    batch, rest = x.shape[0], -kernel.shape[0] % s
-    if rest:  # turned as it is stored, the kernel grows at its beginning, the image at its end
-        kernel = jnp.pad(kernel, ((rest, 0), (rest, 0), (0, 0), (0, 0)))
-        return _conv_transpose_blocks(x, kernel, s)[:, :-rest, :-rest]
-    m, (channels, features) = kernel.shape[0] // s, kernel.shape[2:]
-    # Row k-1-a of the stored kernel meets output row a; a = s*p + r is row r of the block p blocks further
-    # down, that is, tap m-1-p of a correlation over the input padded by m-1.
-    kernel = kernel[::-1, ::-1].reshape(m, s, m, s, channels, features)[::-1, :, ::-1]
-    kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(m, m, channels, s * s * features)
-    if m == 1:
-        y = jnp.dot(x, kernel[0, 0])
-    else:
-        pads = ((m - 1, m - 1), (m - 1, m - 1))
-        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    height, width = y.shape[1:3]
-    y = y.reshape(batch, height, width, s, s, features).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(batch, height * s, width * s, features)
+    batch, height, width, _ = x.shape
+    k, (channels, features) = kernel.shape[0], kernel.shape[2:]
+    m = -(-k // s)
+    kernel = kernel[::-1, ::-1]  # as it is laid onto the output
+    total = 0.0
+    for p in range(m):
+        for q in range(m):
+            part = kernel[p * s : (p + 1) * s, q * s : (q + 1) * s]
+            rows, columns = part.shape[:2]  # the last parts are smaller where s does not divide k
+            y = jnp.dot(x, part.transpose(2, 0, 1, 3).reshape(channels, -1))
+            y = y.reshape(batch, height, width, rows, columns, features)
+            offset = ((0, 0), (p, m - 1 - p), (q, m - 1 - q))
+            total = total + jnp.pad(y, (*offset, (0, s - rows), (0, s - columns), (0, 0)))
+    blocks = total.transpose(0, 1, 3, 2, 4, 5)
+    y = blocks.reshape(batch, (height + m - 1) * s, (width + m - 1) * s, features)
+    return y[:, : (height - 1) * s + k, : (width - 1) * s + k]
 
 
 def bilinear_kernel(size: int, channels: int) -> np.ndarray:
