@@ -50,8 +50,8 @@ class FCDenseNet(nn.Module):
       growth: channels that each layer adds, 12 or 16 as published.
       first_features: channels of the first convolution, 48 as published.
       dropout: rate after each convolution of a dense block and of a transition down, 0.2 as published.
-      remat: compute the dense blocks' inner features again in the backward pass instead of keeping them: about a
-        third more time, far less memory.
+      remat: compute the dense blocks' inner features again in the backward pass instead of keeping them. On CPUs it
+        saves nothing, since XLA merges the two computations again there.
     """
 
     num_classes: int

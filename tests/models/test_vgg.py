@@ -54,11 +54,11 @@ def test_first_fully_connected_layer_reads_pool5_row_by_row():
     variables = random_variables(model, (1, 64, 96, 3))
     image = random_image((1, 64, 96, 3))
     params = variables["params"]
-    x = np.asarray(VGG16(width=1).apply({"params": params["backbone"]}, image)[32]).reshape(1, -1)
+    x = np.asarray(jax.jit(VGG16(width=1).apply)({"params": params["backbone"]}, image)[32]).reshape(1, -1)
     for name, layer in (("fc6", params["fc6"]["conv"]), ("fc7", params["fc7"]["conv"]), ("fc8", params["fc8"])):
         x = x @ np.reshape(layer["kernel"], (x.shape[1], -1)) + layer["bias"]
         x = x if name == "fc8" else np.maximum(x, 0)
-    np.testing.assert_allclose(model.apply(variables, image), x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, image), x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
