@@ -36,7 +36,7 @@ CASES = [(path, variant) for path in FILES for variant in getattr(module_of(path
 
 
 @pytest.mark.parametrize(("path", "variant"), CASES, ids=lambda value: getattr(value, "stem", value))
-def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
+def test_experiment_is_valid_and_its_model_can_be_built(path, variant):
     config = module_of(path).get_config(variant)
     assert config.is_locked
     config_lib.validate(config)
@@ -44,27 +44,38 @@ def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
     assert path.read_text().startswith('"""')
     for word in ("Paper", "Command"):
         assert word in (module_of(path).__doc__ or ""), f"the header of {path} names its {word.lower()}"
+    model = build.model(config, info_of(config))
+    build.loss(config, info_of(config))
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+    assert jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)["params"]
 
+
+def training_cases():
+    """Every case; all but the first of each model are slow, since compiling a step is."""
+    seen = set()
+    for path, variant in CASES:
+        config = module_of(path).get_config(variant)
+        model = (config.model.name, config.model.get("form"), config.model.get("padding"))
+        yield pytest.param(path, variant, marks=[pytest.mark.slow] if model in seen else [])
+        seen.add(model)
+
+
+def info_of(config):
+    count = NUM_CLASSES[config.data.name]
+    names = tuple(f"c{k}" for k in range(count))
+    palette = np.zeros((count, 3), np.uint8)
+    return DatasetInfo(config.data.name, names, palette, None, (0, 0, 0), (1, 1, 1), ("train",))
+
+
+@pytest.mark.parametrize(("path", "variant"), training_cases(), ids=lambda value: getattr(value, "stem", value))
+def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
+    config = module_of(path).get_config(variant)
     config.data.batch_size = config.training.accumulate * 2
     config.model.update({name: value for name, value in SMALL.items() if name in config.model})
     if config.model.get("backbone", "") in SLOW_BACKBONES:
         config.model.backbone = "resnet18"
-    loss = {**config.loss.to_dict(), "class_weights": ()}
-    program = repr([config.model.to_dict(), loss, config.optimizer.name, config.data.border_weight.w0 > 0])
-    info = DatasetInfo(
-        config.data.name,
-        tuple(f"c{k}" for k in range(NUM_CLASSES[config.data.name])),
-        np.zeros((NUM_CLASSES[config.data.name], 3), np.uint8),
-        None,
-        (0, 0, 0),
-        (1, 1, 1),
-        ("train",),
-    )
+    info = info_of(config)
     model = build.model(config, info)
-    build.loss(config, info)
-    if program in TRAINED:
-        return
-    TRAINED.add(program)
     init, shapes, shardings = build.state(config, model, one_device_mesh)
     step = jit_train_step(
         build.train_step(config, model, info, shapes.params, one_device_mesh), shardings, one_device_mesh
@@ -85,9 +96,6 @@ def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
     assert any(jax.tree.leaves(changed))
 
-
-TRAINED: set[str] = set()
-"""What has taken its step: made small, variants that differ in sizes, rates and durations alone are one program."""
 
 SMALL = {
     "width": 4,
