@@ -67,7 +67,7 @@ def info_of(config):
     return DatasetInfo(config.data.name, names, palette, None, (0, 0, 0), (1, 1, 1), ("train",))
 
 
-@pytest.mark.parametrize(("path", "variant"), training_cases(), ids=lambda value: getattr(value, "stem", value))
+@pytest.mark.parametrize(("path", "variant"), list(training_cases()), ids=lambda value: getattr(value, "stem", value))
 def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
     config = module_of(path).get_config(variant)
     config.data.batch_size = config.training.accumulate * 2
