@@ -11,7 +11,6 @@ Deviations
 - Weights start as He et al. 2015, fan in; torchvision takes the fan out.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 
 from segjax.models.backbones.feature_info import FeatureInfo
 from segjax.models.layers.conv import ConvBlock
-from segjax.models.layers.squeeze_excite import SqueezeExcite
+from segjax.models.layers.inverted_residual import InvertedResidual
 
 
 class Bneck(NamedTuple):
@@ -134,18 +133,20 @@ class MobileNetV3(nn.Module):
         for i, row in enumerate(VARIANTS[self.variant], start=1):
             level *= row.stride
             dilation = max(level // self.output_stride, 1)
+            expanded = self._channels(row.expanded)
             x = InvertedResidual(
                 features=self._channels(row.features),
-                expanded=self._channels(row.expanded),
+                expanded=expanded,
                 kernel=row.kernel,
                 stride=row.stride if dilation == 1 else 1,
                 dilation=dilation,
-                squeeze=row.squeeze,
+                squeezed=multiple_of_8(expanded // 4) if row.squeeze else 0,
                 # A block that enters a level has no shortcut, also where dilation replaced its stride.
                 shortcut=row.stride == 1,
                 activation=nn.hard_swish if row.hard_swish else nn.relu,
                 dtype=self.dtype,
                 name=f"bneck{i}",
+                **NORM,
             )(x, train=train)
             features.setdefault(level, x)
         features[32] = ConvBlock(
@@ -155,53 +156,6 @@ class MobileNetV3(nn.Module):
 
     def _channels(self, count):
         return multiple_of_8(count * self.width_multiplier)
-
-
-class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution, squeeze-and-excitation and projection (section 3, figure 4).
-
-    Attributes:
-      features: output channels.
-      expanded: channels of the depthwise convolution; where the input has as many there is no expansion.
-      kernel, stride, dilation: of the depthwise convolution.
-      squeeze: with squeeze-and-excitation.
-      shortcut: adds the input where it has as many channels as the output.
-      activation: after the expansion and after the depthwise convolution.
-      dtype: compute dtype.
-    """
-
-    features: int
-    expanded: int
-    kernel: int
-    stride: int
-    dilation: int
-    squeeze: bool
-    shortcut: bool
-    activation: Callable[[jax.Array], jax.Array]
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), features] of `dtype`."""
-        y, fields = x, dict(activation=self.activation, dtype=self.dtype, **NORM)
-        if self.expanded != x.shape[-1]:
-            y = ConvBlock(self.expanded, (1, 1), name="expand", **fields)(y, train=train)
-        y = ConvBlock(
-            self.expanded,
-            (self.kernel, self.kernel),
-            strides=(self.stride, self.stride),
-            padding=self.kernel // 2 * self.dilation,
-            dilation=(self.dilation, self.dilation),
-            groups=self.expanded,
-            name="depthwise",
-            **fields,
-        )(y, train=train)
-        if self.squeeze:
-            squeezed = multiple_of_8(self.expanded // 4)
-            y = SqueezeExcite(squeezed, nn.hard_sigmoid, self.dtype, name="squeeze_excite")(y)
-        fields["activation"] = None
-        y = ConvBlock(self.features, (1, 1), name="project", **fields)(y, train=train)
-        return x + y if self.shortcut and x.shape[-1] == self.features else y
 
 
 class MobileNetV3Classifier(nn.Module):
