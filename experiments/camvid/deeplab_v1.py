@@ -1,7 +1,7 @@
 """DeepLab-LargeFOV on CamVid, 11 classes, from scratch on the public 367 training images.
 
 Paper: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", ICLR 2015,
-section 3.1; its own results are on PASCAL VOC with a VGG16 that was trained on ImageNet. Here VGG16 has batch
+section 3; its own results are on PASCAL VOC with a VGG16 that was trained on ImageNet. Here VGG16 has batch
 normalisation, since it does not train from scratch without.
 Command: python -m segjax.train --config experiments/camvid/deeplab_v1.py --workdir DIR
   variants: "half" (240x180 pixels, half of the channels, sized for two CPU cores) and "full" (480x360, as published,

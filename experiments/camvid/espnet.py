@@ -1,8 +1,8 @@
 """ESPNet on CamVid, 11 classes: the authors' network, to be evaluated with their checkpoint or trained.
 
-Paper: Mehta et al., "ESPNet", ECCV 2018, arXiv:1803.06815, with alpha_2 = 2 and alpha_3 = 8. The authors' page of
-pretrained networks gives this one mIoU 55.64 and mean accuracy 68.30 on the test split at 480x360, trained from
-scratch on the public 367 training images (https://sacmehta.github.io/ESPNet/).
+Paper: Mehta et al., "ESPNet", ECCV 2018, arXiv:1803.06815, with alpha_2 = 2 and alpha_3 = 8, as their checkpoint's
+name and shapes have it. The authors' README gives ESPNet mIoU 55.64 and mean accuracy 68.30 on the test split at
+480x360, trained on the public images alone (https://github.com/sacmehta/ESPNet).
 Command, with their checkpoint FILE (espnet_p_2_q_8_camvid.pth):
   ./launch.sh evaluate --config experiments/camvid/espnet.py --config.init.path=FILE --config.init.source=espnet \\
       --config.evaluation.split=test --workdir DIR

@@ -1,7 +1,7 @@
 """LR-ASPP on CamVid, 11 classes, from scratch on the public 367 training images.
 
-Paper: Howard et al., "Searching for MobileNetV3", ICCV 2019, section 6.4; its own results are on Cityscapes, with a
-backbone that was trained on ImageNet.
+Paper: Howard et al., "Searching for MobileNetV3", ICCV 2019, section 6.4; its own results are on Cityscapes, also from
+scratch.
 Command: python -m segjax.train --config experiments/camvid/lraspp.py --workdir DIR
   variants: "half" (240x180 pixels, MobileNetV3-Small, sized for two CPU cores) and "full" (480x360, -Large, for a GPU).
 Time and score: not run yet.

@@ -1,6 +1,6 @@
 """SegNet-Basic on CamVid, 11 classes, from scratch on the public 367 training images.
 
-Paper: Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017, section 4.1, with median frequency balancing; table 1
+Paper: Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017, section 3.1, with median frequency balancing; table 1
 compares its decoder with others on these images.
 Command: python -m segjax.train --config experiments/camvid/segnet_basic.py --workdir DIR
   variants: "half" (240x180 pixels, sized for two CPU cores) and "full" (480x360, sized for a GPU).

@@ -1,7 +1,7 @@
 """DeepLab v1 on the embedded data set, with three eighths of the published channels.
 
 Paper: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", ICLR 2015,
-section 3.1. fc6 is dilated by 4 instead of 12, since the scenes have 128 pixels instead of 321; with batch
+section 3. fc6 is dilated by 4 instead of 12, since the scenes have 128 pixels instead of 321; with batch
 normalisation, since VGG16 does not train from scratch without.
 Command: python -m segjax.train --config experiments/digit_scenes/deeplab_v1.py --workdir DIR
 Time and score: not run yet.

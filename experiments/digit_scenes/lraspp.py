@@ -1,7 +1,7 @@
 """LR-ASPP on MobileNetV3-Small on the embedded data set.
 
 Paper: Howard et al., "Searching for MobileNetV3", ICCV 2019, section 6.4: the segmentation head of the paper, there on
-Cityscapes and with a backbone that was trained on ImageNet.
+Cityscapes, also from scratch.
 Command: python -m segjax.train --config experiments/digit_scenes/lraspp.py --workdir DIR
 Time and score: not run yet.
 """

@@ -1,6 +1,6 @@
 """SegNet-Basic on the embedded data set, with 24 instead of 64 channels.
 
-Paper: Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017, section 4.1: four 7x7 convolutions and their mirror.
+Paper: Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017, section 3.1: four 7x7 convolutions and their mirror.
 Command: python -m segjax.train --config experiments/digit_scenes/segnet_basic.py --workdir DIR
 Time and score: not run yet.
 """

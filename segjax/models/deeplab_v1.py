@@ -1,6 +1,6 @@
 """Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs. Chen et al., ICLR 2015.
 
-arXiv:1412.7062: DeepLab, the network before its CRF (sections 3.1 and 3.2, table 1). VGG16 without the steps of its
+arXiv:1412.7062: DeepLab, the network before its CRF (sections 3.1 and 3.2, table 2). VGG16 without the steps of its
 last two poolings, conv5 dilated by 2, and fc6 a dilated convolution with a smaller kernel. Compared with a PyTorch
 version written from the authors' Caffe net of DeepLab-LargeFOV, which pools 3x3 windows padded by 1 and averages 3x3
 windows before fc6; the paper mentions neither.
@@ -27,7 +27,7 @@ STRIDE = 8
 """Of the scores."""
 
 VARIANTS = {
-    # Chen et al. 2015, table 1: kernel and input stride of fc6; 134.3M, 65.1M, 65.1M and 20.5M parameters.
+    # Chen et al. 2015, table 2: kernel and input stride of fc6; 134.3M, 65.1M, 65.1M and 20.5M parameters.
     "7x7": dict(fc6_kernel=7, fc6_dilation=4, fc_channels=4096),
     "4x4-stride-4": dict(fc6_kernel=4, fc6_dilation=4, fc_channels=4096),
     "4x4-stride-8": dict(fc6_kernel=4, fc6_dilation=8, fc_channels=4096),

@@ -1,8 +1,8 @@
 """Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation. Chen et al., ECCV 2018.
 
 arXiv:1802.02611: DeepLab v3+, a decoder that joins the pyramid of DeepLab v3 with features at stride 4 (section 3.1,
-figure 2), on ResNet and Xception-65. On MobileNetV2 it has pyramid and decoder too, which Sandler et al. 2018
-(arXiv:1801.04381, section 6.3) leave out there.
+figure 2), on ResNet and Xception-65. On MobileNetV2 it has pyramid and decoder too; Sandler et al. 2018
+(arXiv:1801.04381, section 6.3) leave the pyramid out there, and the authors' code also the decoder.
 
 Compared with segmentation_models.pytorch's DeepLabV3Plus, which is another form: VARIANTS names it "smp". The paper's
 form is compared with a PyTorch version written from the paper and the authors' TensorFlow code
@@ -12,6 +12,7 @@ Deviations
 - The authors' code wants sides of 16k + 1 pixels, so that the cells of both resolutions are centred on pixels, from
   corner to corner. Here the image is padded to that with zeros at the bottom and the right, and the logits are
   cropped.
+- `separable` is on in VARIANTS; the paper has it on Xception (section 4.3), the authors' code also on the others.
 - Features at stride 4 are the last ones of that resolution, also in ResNet and MobileNetV2, where the authors' code
   reads them one or two layers elsewhere because their networks step at other places.
 - The running statistics have momentum 0.9 (the authors' code: 0.9997). Weights start as He et al. 2015.
@@ -68,7 +69,7 @@ class DeepLabV3Plus(nn.Module):
       multi_grid, dilate_first: see `DeepLabV3`.
       features: channels of pyramid and decoder, 256 as published.
       skip_features: to how many channels those of stride 4 are reduced, 48 as published.
-      separable: depthwise separable 3x3 convolutions in pyramid and decoder (section 3.1).
+      separable: depthwise separable 3x3 convolutions in pyramid and decoder (sections 3.1 and 4.3).
       depthwise_norm: normalise and activate between their two parts too, as the authors' code does.
       refine: a 3x3 convolution between pyramid and decoder, as in segmentation_models.pytorch.
       decoder_convs: 3x3 convolutions after the concatenation, 2 as published (table 2).

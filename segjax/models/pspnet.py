@@ -8,7 +8,7 @@ segmentation_models.pytorch, which cuts the encoder off at stride 8 instead of d
 Deviations: the authors take images of 8k + 1 pixels, whose corners fall on those of the features; others are padded
 to that at the bottom and the right (in the form "smp" to 8k, as that asks for), and the logits are cropped. Weights
 start as He et al. 2015, where no weights of a classifier are loaded. The auxiliary loss has the weight
-config.loss.auxiliary, 0.4 in the paper (section 3.3).
+config.loss.auxiliary, 0.4 in the paper (section 5.1).
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ class PSPNet(nn.Module):
       stem: of the ResNet: "deeplab" in the authors' nets, "7x7" in smp's.
       output_stride: of the features: 8 as published, 16 or 32.
       deepest: level of the features that are pooled: 32 as published, 16 or 8.
-      auxiliary: in training, score the features of level 16 too (section 3.3).
+      auxiliary: in training, score the features of level 16 too (section 4, figure 4).
       bins: rows and columns of the pyramid's cells.
       channels: after the fusion of pyramid and features.
       dropout: rate of whole feature maps in each head.

@@ -8,11 +8,12 @@ Compared with the descriptions in the papers and the layers of the authors' Caff
 bayesian_segnet_basic_train), whose layer names are those of the modules here.
 
 Deviations
-- No convolution that is normalised has a bias (section 4.1 says so of SegNet-Basic; the Caffe nets keep one, which
+- No convolution that is normalised has a bias (section 3.1 says so of SegNet-Basic; the Caffe nets keep one, which
   the normalisation removes).
-- The Caffe nets of SegNet-Basic normalise the image locally (LRN; "local contrast normalization" in section 4.1); here
+- The Caffe nets of SegNet-Basic normalise the image locally (LRN; "local contrast normalization" in section 3.2); here
   the image comes normalised by the data set's mean and deviation.
-- Weights start as He et al. 2015; the paper starts the encoder from VGG16 trained on ImageNet.
+- Weights start as He et al. 2015, as the paper's decoder variants do (section 3.2); its SegNet starts the encoder from
+  VGG16 trained on ImageNet. The dropout that section 4 adds for its benchmark is off unless asked for.
 """
 
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class Form(NamedTuple):
 FORMS = {
     # PAMI 2017, section 3 and figure 2: the 13 convolutions of VGG16, and 13 with the classifier in the decoder.
     "vgg16": Form(CONVOLUTIONS, CHANNELS, 3, True, 3, 3),
-    # Section 4.1: one layer a stage, "no ReLU non-linearity is present in the decoder".
+    # Section 3.1: one layer a stage, and no ReLU in the decoder.
     "basic": Form((1, 1, 1, 1), (1, 1, 1, 1), 7, False, 1, 2),
 }
 
@@ -57,7 +58,7 @@ DROPOUT_AT = ("central", "encoder", "decoder", "encoder_decoder", "center", "cla
 """Bayesian SegNet, section 4.1: after which units there is dropout; "center" is after the deepest encoder alone."""
 
 VARIANTS = {
-    # PAMI 2017. 29.46 M (section 5) and 1.425 M parameters (table 1).
+    # PAMI 2017. SegNet-Basic has 1.425 M parameters (table 1); of SegNet table 6 gives the size of the file, 117 MB.
     "segnet": dict(form="vgg16", width=64, dropout=0.0),
     "segnet_basic": dict(form="basic", width=64, dropout=0.0),
     # arXiv:1511.02680: dropout of 0.5 after the central encoders and decoders, the arrangement found best in table 1;

@@ -21,7 +21,7 @@ from segjax.models.layers.pool import max_pool
 from segjax.models.layers.upsample import ConvTranspose, resize_bilinear
 
 VARIANTS = {
-    # Ronneberger et al. 2015, figure 1, section 3.1: 31,030,658 parameters for 1 input channel and 2 classes.
+    # Ronneberger et al. 2015, figure 1, from which 31,030,658 parameters follow for 1 input channel and 2 classes.
     "original": dict(padding="valid", norm="none", dropout=0.5, up="transposed", width=64, depth=4),
     "modern": dict(padding="same", norm="batch", dropout=0.0, up="transposed", width=64, depth=4),
 }

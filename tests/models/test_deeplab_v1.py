@@ -20,7 +20,7 @@ CAFFE = (
 @pytest.mark.parametrize(
     "variant, published", [("7x7", 134.3), ("4x4-stride-4", 65.1), ("4x4-stride-8", 65.1), ("largefov", 20.5)]
 )
-def test_number_of_parameters_is_that_of_table_1(variant, published):
+def test_number_of_parameters_is_that_of_table_2(variant, published):
     model = build_model("deeplab_v1", num_classes=21, **VARIANTS[variant])
     image = jax.ShapeDtypeStruct((1, 65, 97, 3), jnp.float32)
     count = count_params(jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image))

@@ -27,7 +27,7 @@ def test_number_of_parameters_follows_from_the_layers(stride, learn_final):
             channels = 64 * units
     assert count == 14_714_688  # VGG16 without its fully connected layers
     count += 7 * 7 * 512 * 4096 + 4096 + 4096 * 4096 + 4096
-    assert count // 10**6 == 134  # Long et al. 2015, table 1: 134M for FCN-VGG16
+    assert count // 10**6 == 134  # what VGG16 has without its 1000-way classifier, Long et al. 2015, table 1
     scored = {32: [4096], 16: [4096, 512], 8: [4096, 512, 256]}[stride]
     count += sum(inputs * 21 + 21 for inputs in scored)
     count += (len(scored) - 1) * 4 * 4 * 21 * 21

@@ -1,5 +1,7 @@
 """A model that can't learn one batch by heart can't learn anything."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import pytest
@@ -9,36 +11,70 @@ from segjax.core import sharding
 from segjax.core.config import default_config
 from segjax.data import load_dataset, transforms
 from segjax.evaluation import metrics
+from segjax.models import MODELS
 from segjax.training.step import jit_train_step
 
-MODELS = {
-    "unet": dict(width=16, depth=3),
-    "fcn": dict(width=16, fc_channels=64, batch_norm=True, dropout=0.0, stride=8),
+
+class Case(NamedTuple):
+    """A network, the steps that it gets, and the side of the square blocks that its labels are made of."""
+
+    fields: dict
+    steps: int = 150
+    block: int = 1  # scores that are 8 pixels apart can't draw a digit of 20 pixels exactly
+    rate: float = 5e-3
+
+
+CASES = {
+    "unet": Case(dict(width=16, depth=3), 100),
+    "fcn": Case(dict(width=16, fc_channels=64, batch_norm=True, dropout=0.0, stride=8), block=32),
+    "deeplab_v1": Case(dict(width=16, fc_channels=64, batch_norm=True, dropout=0.0, fc6_dilation=2), 300, 32),
+    "deeplab_v2": Case(dict(backbone="resnet18", width=16, rates=(1, 2, 3, 4), scales=(1.0, 0.5)), 300, 32),
+    "deeplab_v3": Case(dict(backbone="resnet18", width=16, features=32, output_stride=8, dropout=0.0), 300, 32),
+    "deeplab_v3plus": Case(dict(backbone="resnet18", width=16, features=32, skip_features=16), 300, 32),
+    "espnet": Case(dict(alpha2=1, alpha3=1), 400),
+    "fc_densenet": Case(dict(layers=(3,) * 5, growth=8, first_features=16, dropout=0.0)),
+    "fcn_resnet": Case(dict(backbone="resnet18", width=16, dropout=0.0), 300, 32),
+    "lraspp": Case(dict(backbone="mobilenet_v3_small", output_stride=16, filters=64), 600, 32),
+    "patch_cnn": Case(dict(window=33, kernel_sizes=(4, 4, 3), features=32, hidden=100), 400),
+    "pspnet": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
+    "segnet": Case(dict(width=16)),
+    "unet_resnet": Case(dict(backbone="resnet18", width=16, decoder_channels=(32, 32, 16, 16, 16))),
 }
-STEPS = {"unet": 100, "fcn": 150}
+FAST = ("unet", "fcn")
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_one_batch_is_learnt_by_heart(name, prepared_dir, one_device_mesh):
-    dataset = load_dataset("digit_scenes", "val", data_dir=str(prepared_dir), size=(64, 64))
-    # FCN's finest scores are 8 pixels apart: its labels are blocks that it can draw, two classes in each image.
+def test_every_model_has_a_case():
+    assert set(CASES) == set(MODELS)
+
+
+def one_batch(dataset, block):
+    """Two images of digit_scenes and their labels; blocks of one class where `block` is above 1, two of it set."""
     examples = [dataset.source[index] for index in range(2)]
     examples = [transforms.normalise(e, mean=dataset.info.mean, std=dataset.info.std) for e in examples]
     batch = {key: np.stack([example[key] for example in examples]) for key in ("image", "label")}
-    if name == "fcn":
-        batch["label"] = np.repeat(np.repeat(batch["label"][:, 4::32, 4::32], 32, 1), 32, 2)
-        batch["label"][0, :32], batch["label"][1, :, :32] = 3, 7
+    if block > 1:
+        coarse = batch["label"][:, block // 8 :: block, block // 8 :: block]
+        batch["label"] = np.repeat(np.repeat(coarse, block, 1), block, 2)
+        batch["label"][0, :block], batch["label"][1, :, :block] = 3, 7
+    return batch
 
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
+def test_one_batch_is_learnt_by_heart(name, prepared_dir, one_device_mesh):
+    case = CASES[name]
+    dataset = load_dataset("digit_scenes", "val", data_dir=str(prepared_dir), size=(64, 64))
+    batch = one_batch(dataset, case.block)
     config = default_config()
-    config.model.update(name=name, **MODELS[name])
-    config.optimizer.update(name="adam", learning_rate=5e-3, schedule="constant")
+    config.model.update(name=name, **case.fields)
+    config.optimizer.update(name="adam", learning_rate=case.rate, schedule="cosine")
+    config.training.steps = case.steps
     model = build.model(config, dataset.info)
     init, shapes, shardings = build.state(config, model, one_device_mesh)
     step = jit_train_step(
         build.train_step(config, model, dataset.info, shapes.params, one_device_mesh), shardings, one_device_mesh
     )
     state = init()
-    for _ in range(STEPS[name]):
+    for _ in range(case.steps):
         state, _ = step(state, sharding.put_batch(one_device_mesh, batch))
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(state.eval_variables(), batch["image"])
     counts = metrics.confusion_matrix(logits.argmax(-1), batch["label"], dataset.info.num_classes)

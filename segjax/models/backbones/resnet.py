@@ -7,8 +7,9 @@ Deviations
 - As in torchvision the stride of a bottleneck is that of its 3x3 convolution; in the paper it is that of the first
   1x1 convolution.
 - Weights start as He et al. 2015, fan in; torchvision takes the fan out.
-- `output_stride` 16 and 8 replace strides by dilation, `stem="deeplab"` and `multi_grid` are those of DeepLab v3
-  (Chen et al. 2017, arXiv:1706.05587, sections 3.1 and 3.2). None is in the paper.
+- `output_stride` 16 and 8 replace strides by dilation and `multi_grid` multiplies it, as in DeepLab v3 (Chen et al.
+  2017, arXiv:1706.05587, sections 3.1 and 3.2); `stem="deeplab"` is the three 3x3 convolutions of the code of PSPNet
+  and DeepLab. None is in the paper.
 """
 
 from collections.abc import Iterator

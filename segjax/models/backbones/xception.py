@@ -1,9 +1,9 @@
 """Xception-65 as modified for DeepLab v3+. Chen et al., ECCV 2018, arXiv:1802.02611, section 3.2 and figure 4.
 
-After Chollet, CVPR 2017, arXiv:1610.02357, and the aligned Xception of Dai et al. 2017. Compared with timm's
-xception65, which takes over the authors' weights; the dilation and the place where the decoder reads are those of the
-authors' TensorFlow code (github.com/tensorflow/models, research/deeplab): features before the ReLU of an entry flow
-block's last convolution.
+After Chollet, CVPR 2017, arXiv:1610.02357, and the aligned Xception of Qi et al. 2017 (COCO challenge). Compared with
+timm's xception65, which takes over the authors' weights; the dilation and the place where the decoder reads are those
+of the authors' TensorFlow code (github.com/tensorflow/models, research/deeplab): features before the ReLU of an entry
+flow block's last convolution.
 
 Deviations: the running statistics have momentum 0.9 where the authors' code has 0.9997, which needs their long
 schedule; weights start as He et al. 2015.
