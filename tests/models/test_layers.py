@@ -276,6 +276,15 @@ SHAPES = {
     "depthwise with dilation": dict(features=6, kernel_size=(3, 3), feature_group_count=6, kernel_dilation=(2, 3)),
     "depthwise, oblong": dict(features=6, kernel_size=(1, 5), feature_group_count=6, padding="VALID"),
     "dense": dict(features=5, kernel_size=(3, 3), strides=(2, 1), kernel_dilation=(2, 1)),
+    "dilated by the image's size": dict(features=7, kernel_size=(3, 3), kernel_dilation=(9, 7)),
+    "dilated beyond it, to few": dict(features=4, kernel_size=(5, 3), kernel_dilation=(4, 30)),
+    "dilated beyond it, with stride": dict(features=7, kernel_size=(4, 5), kernel_dilation=(6, 3), strides=(2, 3)),
+    "dilated beyond it, depthwise": dict(
+        features=6, kernel_size=(3, 3), feature_group_count=6, kernel_dilation=(20, 8), padding=((20, 20), (10, 8))
+    ),
+    "dilated, all in the padding": dict(
+        features=7, kernel_size=(2, 3), kernel_dilation=(24, 1), padding=((12, 12), (1, 1))
+    ),
     "narrowing": dict(features=4, kernel_size=(3, 3)),
     "narrowing with dilation": dict(features=4, kernel_size=(3, 5), kernel_dilation=(2, 1)),
     "narrowing with other padding": dict(features=4, kernel_size=(3, 3), padding=((0, 2), (1, 1))),
@@ -323,6 +332,23 @@ def test_conv_block_has_a_bias_only_without_normalisation():
 
 
 # Which form runs where
+
+
+def test_a_dilated_kernel_is_cut_to_what_sees_the_image():
+    def lowered(size, rate):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lowered_for(
+            "cuda",
+            lambda x, k: conv.convolve(
+                x, k, (1, 1), ((rate, rate), (rate, rate)), rhs_dilation=(rate, rate), dimension_numbers=numbers
+            ),
+            jnp.zeros((1, *size, 6)),
+            jnp.zeros((3, 3, 6, 8)),
+        )
+
+    assert "tensor<1x1x6x8xf32>" in lowered((16, 16), 16)
+    assert "tensor<1x3x6x8xf32>" in lowered((16, 17), 16)
+    assert "tensor<1x1x6x8xf32>" not in lowered((16, 16), 15)
 
 
 def test_accelerators_keep_the_plain_forms():

@@ -28,9 +28,10 @@ def convolve(
 ) -> jax.Array:
     """Convolution of an NHWC image with an HWIO kernel, in the form that suits the platform.
 
-    Args and result are those of `jax.lax.conv_general_dilated`. On CPUs a 1x1 kernel becomes a matrix product
-    and a depthwise kernel (one input channel a group, as many outputs as inputs) a sum of shifted products. The
-    gradient of a kernel with few outputs is computed with the roles of image and result exchanged.
+    Args and result are those of `jax.lax.conv_general_dilated`. Rows and columns of a dilated kernel that see nothing
+    but padding are left out. On CPUs a 1x1 kernel becomes a matrix product and a depthwise kernel (one input channel a
+    group, as many outputs as inputs) a sum of shifted products. The gradient of a kernel with few outputs is computed
+    with the roles of image and result exchanged.
     """
 
     def plain(lhs, rhs):
@@ -46,13 +47,16 @@ def convolve(
             precision=precision,
         )
 
-    height, width, group_size, features = rhs.shape
     rhs_dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
-    window = tuple((k - 1) * d + 1 for k, d in zip((height, width), rhs_dilation, strict=True))
+    window = tuple((k - 1) * d + 1 for k, d in zip(rhs.shape[:2], rhs_dilation, strict=True))
     pads = padding
     if isinstance(padding, str):
         pads = jax.lax.padtype_to_pads(lhs.shape[1:3], window, window_strides, padding)
     undilated = lhs_dilation is None or tuple(lhs_dilation) == (1, 1)
+    if undilated and rhs_dilation != (1, 1):
+        rhs, pads = _without_idle_taps(rhs, lhs.shape[1:3], window_strides, pads, rhs_dilation)
+        padding, window = pads, tuple((k - 1) * d + 1 for k, d in zip(rhs.shape[:2], rhs_dilation, strict=True))
+    height, width, group_size, features = rhs.shape
     no_pads = all(tuple(pad) == (0, 0) for pad in pads)
 
     def pointwise(lhs, rhs):
@@ -71,6 +75,23 @@ def convolve(
     if unchanged_size and features < min(32, lhs.shape[-1]):
         return _narrowing(plain, lhs, rhs)
     return plain(lhs, rhs)
+
+
+def _without_idle_taps(kernel, size, strides, pads, dilation):
+    """(kernel, padding) without the outer rows and columns of a kernel that see nothing but padding.
+
+    In DeepLab's pyramid these are all but the centre where a rate is the size of the features or more. Their gradient,
+    zero, comes from the slice.
+    """
+    kept, left_pads = [], []
+    for taps, length, stride, (before, after), rate in zip(kernel.shape, size, strides, pads, dilation, strict=False):
+        reach = (
+            (length + before + after - (taps - 1) * rate - 1) // stride * stride
+        )  # of a tap, from its first pixel on
+        sees = [tap for tap in range(taps) if -reach <= tap * rate - before < length] or [0]
+        kept.append(slice(sees[0], sees[-1] + 1))
+        left_pads.append((before - sees[0] * rate, after - (taps - 1 - sees[-1]) * rate))
+    return kernel[kept[0], kept[1]], tuple(left_pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
