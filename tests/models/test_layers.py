@@ -289,6 +289,10 @@ SHAPES = {
     "narrowing with dilation": dict(features=4, kernel_size=(3, 5), kernel_dilation=(2, 1)),
     "narrowing with other padding": dict(features=4, kernel_size=(3, 3), padding=((0, 2), (1, 1))),
     "grouped": dict(features=4, kernel_size=(3, 3), feature_group_count=2),
+    "few pixels": dict(features=126, kernel_size=(5, 3)),
+    "few pixels, strided and dilated": dict(
+        features=40, kernel_size=(2, 3), strides=(2, 3), kernel_dilation=(3, 2), padding=((1, 2), (3, 0))
+    ),
 }
 
 
