@@ -1,4 +1,7 @@
-"""From a config to the parts that the mains put together. Beside the mains, the only place that reads a config."""
+"""From a config to the parts that a training needs; `segjax.build_evaluation` has those that score and predict.
+
+Beside the mains, these two are the only files that read a config.
+"""
 
 import json
 from collections.abc import Callable
@@ -20,10 +23,6 @@ from segjax.core import sharding
 from segjax.data import load_dataset, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
-from segjax.evaluation.evaluator import Evaluator
-from segjax.evaluation.inference import Apply, build_predict
-from segjax.evaluation.monte_carlo import Uncertainty, apply_with_dropout, build_monte_carlo, dropout_rates
-from segjax.evaluation.protocol import Protocol
 from segjax.models import build_model
 from segjax.training import losses, optim
 from segjax.training.checkpoint import Checkpointer, CheckpointError
@@ -88,7 +87,9 @@ def training_transform(config: ConfigDict, info: DatasetInfo):
 
 
 def model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
-    fields = {name: value for name, value in config.model.items() if name not in ("name", "dtype")}
+    fields = {name: value for name, value in config.model.to_dict().items() if name not in ("name", "dtype")}
+    if config.model.name == "crf_rnn":
+        fields = {**preprocessing(config, info), **fields}
     return build_model(config.model.name, num_classes=info.num_classes, dtype=config.model.dtype, **fields)
 
 
@@ -170,24 +171,27 @@ def initial_variables(
     path = Path(config.init.path).expanduser()
     wanted = dict(named_leaves({"params": target.params, **target.model_state}))
     options = {
-        "model": config.model.name,
         "num_classes": module.num_classes,
-        "backbone": backbone_name(config),
-        "training": training,
         "allow_missing": config.init.allow_missing,
         "allow_unused": config.init.allow_unused,
+        "origin": str(path),
     }
     if not path.is_dir():
-        return convert.load_weights(path, config.init.source, wanted, **options)
-    if config.init.source != "segjax":
+        arrays, options["notes"] = convert.read_weights(path)
+    elif config.init.source == "segjax":
+        arrays = dict(named_leaves(sharding.fetch(restored_variables(path, mesh))))
+    else:
         raise ValueError(f"weights of {config.init.source} must be a file; config.init.path = {path} is a folder")
-    arrays = dict(named_leaves(sharding.fetch(restored_variables(path, mesh))))
-    return convert.place_weights(arrays, "segjax", wanted, origin=str(path), **options)
+    network = config.model.get("network")  # the model below a CRF as RNN, which is trained alone first
+    if network and training and not any("/network/" in name for name in arrays):
+        options |= {"model": network.name, "backbone": backbone_name(network)}
+        return convert.place_weights_below(arrays, config.init.source, wanted, "network", **options)
+    options |= {"model": config.model.name, "backbone": backbone_name(config.model), "training": training}
+    return convert.place_weights(arrays, config.init.source, wanted, **options)
 
 
-def backbone_name(config: ConfigDict) -> str:
+def backbone_name(fields: ConfigDict) -> str:
     """A key of BACKBONES, or "" where the model has none of these. FCN and DeepLab v1 are always on VGG16."""
-    fields = config.model
     plain = "vgg16" if fields.name in ("fcn", "deeplab_v1") else ""
     if plain and fields.get("batch_norm", False):
         plain = "vgg16_bn"
@@ -229,98 +233,6 @@ def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last"
                 raise CheckpointError(f"--checkpoint must be last, best or one of {steps}; received {checkpoint}")
             restored, _ = checkpointer.restore(step, target)
     return restored.eval_variables()
-
-
-def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
-    evaluation = config.evaluation
-    window = tuple(evaluation.window) if any(evaluation.window) else None
-    stride = tuple(evaluation.stride) if window and any(evaluation.stride) else None
-    plain = window is None and tuple(evaluation.scales) == (1.0,) and not evaluation.flip
-    return Protocol(
-        dataset=info.name,
-        split=split,
-        num_classes=info.num_classes,
-        resize="{}x{}".format(*config.data.size) if any(config.data.size) else "native",
-        window=window,
-        stride=stride,
-        window_padding=evaluation.window_padding,
-        scales=tuple(float(scale) for scale in evaluation.scales),
-        flip=evaluation.flip,
-        # Scales, windows and mirroring refer to the image itself, so only the plain form may be padded.
-        size_multiple=evaluation.size_multiple if plain else 1,
-    )
-
-
-def predictor(module: nn.Module, chosen: Protocol) -> Apply:
-    """(variables, image [N, H, W, 3]) -> probabilities [N, H, W, C], as the protocol says."""
-
-    def apply(variables, image):
-        return module.apply(variables, image, train=False, method=_method(chosen))
-
-    return _as_protocol_says(apply, module, chosen)
-
-
-def uncertainty_predictor(
-    module: nn.Module, chosen: Protocol, samples: int
-) -> Callable[[Any, jax.Array, jax.Array], Uncertainty]:
-    """(variables, image [N, H, W, 3], key) -> Uncertainty over this many samples of the network's dropout.
-
-    Raises:
-      ValueError: the model has no dropout, so that all samples would be equal.
-    """
-    if not any(dropout_rates(module)):
-        raise ValueError(
-            f"sampling needs a model with dropout at a rate above 0; {type(module).__name__} as configured has none."
-            " Train one, e.g. experiments/digit_scenes/bayesian_segnet.py"
-        )
-
-    def sample(variables, image, key):
-        def apply(variables, image):
-            return apply_with_dropout(module, variables, image, key, method=_method(chosen))
-
-        return _as_protocol_says(apply, module, chosen)(variables, image)
-
-    return build_monte_carlo(sample, samples)
-
-
-def _method(chosen: Protocol) -> str | None:
-    """The model's method that sees a window: without padding where its surroundings are given, else the call."""
-    return "network" if chosen.window_padding == "mirror" else None
-
-
-def _as_protocol_says(apply: Apply, module: nn.Module, chosen: Protocol) -> Apply:
-    tile_input = None
-    if chosen.window_padding == "mirror":
-        if not hasattr(module, "tile_input"):
-            raise ValueError(
-                "evaluation.window_padding='mirror' needs a network without padding, as model.name='unet' with"
-                f" model.padding='valid'; received {type(module).__name__}"
-            )
-        tile_input = module.tile_input(chosen.window)
-    return build_predict(
-        apply,
-        window=chosen.window,
-        stride=chosen.stride,
-        tile_input=tile_input,
-        scales=chosen.scales,
-        flip=chosen.flip,
-    )
-
-
-def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:
-    """What scores the model on a split; kwargs go to `Evaluator`."""
-    chosen = protocol(config, dataset.info, dataset.split)
-    batches = partial(
-        pipeline.evaluation_batches,
-        dataset,
-        partial(transforms.normalise, **preprocessing(config, dataset.info)),
-        batch_size=config.evaluation.batch_size,
-        size_multiple=chosen.size_multiple,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    predict = predictor(module, chosen)
-    return Evaluator(dataset, batches, predict, chosen, mesh, images=config.evaluation.images, **kwargs)
 
 
 def training_batches(config: ConfigDict, dataset: Dataset) -> grain.MapDataset:

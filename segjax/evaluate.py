@@ -13,11 +13,14 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from segjax import build
+from segjax import build, build_evaluation
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.main import run
+from segjax.crf import choose_filter
 from segjax.data.checks import check_dataset
+from segjax.data.dataset import Dataset
+from segjax.data.pipeline import example_sizes
 from segjax.evaluation.evaluator import score_table
 from segjax.training.checkpoint import CheckpointError, versions
 from segjax.training.state import params_sha256
@@ -53,13 +56,17 @@ def main() -> None:
             print(f"{report.summary()}\n  each key: {report_path}")
     variables = jax.device_put(variables, sharding.replicated(mesh))
 
-    evaluator = build.evaluator(config, dataset, model, mesh, progress=True)
+    filters = crf_filters(config, dataset)
+    for size, names in filters.items():
+        print(f"CRF at {size} pixels: {names}")
+    evaluator = build_evaluation.evaluator(config, dataset, model, mesh, progress=True)
     scores = evaluator(variables)
     params = sharding.fetch(variables["params"])
     if sharding.is_main_process():
         facts = {
             "weights": str(source),
             "checkpoint": CHECKPOINT.value if trained else None,
+            "crf_filters": filters,
             "preprocessing": build.preprocessing(config, dataset.info),
             "evaluated_params_sha256": params_sha256(params),
             "versions": versions(),
@@ -68,6 +75,15 @@ def main() -> None:
         path = evaluator.write(output, scores, facts)
         print(score_table(scores, dataset.info.class_names, evaluator.protocol))
         print(f"scores: {path}   pictures: {output}/predictions")
+
+
+def crf_filters(config: ConfigDict, dataset: Dataset) -> dict[str, dict[str, str]]:
+    """{"HEIGHTxWIDTH": what `segjax.crf.choose_filter` takes} for the sizes of a split; {} where the CRF is off."""
+    settings = build_evaluation.crf_settings(config)
+    if settings is None:
+        return {}
+    named = {name: settings[name] for name in ("bilateral_filter", "spatial_filter")}
+    return {"{}x{}".format(*size): choose_filter(*size, **named) for size in sorted(set(example_sizes(dataset)))}
 
 
 def is_trained(workdir: str | None, config: ConfigDict) -> bool:

@@ -24,7 +24,7 @@ from ml_collections import config_flags
 from PIL import Image
 from rich.progress import track
 
-from segjax import build
+from segjax import build, build_evaluation
 from segjax.core import config as config_lib
 from segjax.core import pictures, sharding
 from segjax.core.main import run
@@ -65,18 +65,21 @@ def main() -> None:
         raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
     variables = jax.device_put(variables, jax.local_devices()[0])
 
-    protocol = build.protocol(config, info, config.evaluation.split)
+    protocol = build_evaluation.protocol(config, info, config.evaluation.split)
+    seen = build.preprocessing(config, info)
+    if samples and protocol.crf is not None:
+        raise ValueError("give one of --samples and config.evaluation.crf: the CRF's marginals have no samples")
     if samples:
-        monte_carlo, key = build.uncertainty_predictor(model, protocol, samples), jax.random.key(config.seed)
+        monte_carlo, key = build_evaluation.uncertainty_predictor(model, protocol, samples), jax.random.key(config.seed)
         predict = lambda variables, image: monte_carlo(variables, image, key)  # noqa: E731
     else:
-        once = build.predictor(model, protocol)
+        once = build_evaluation.predictor(model, protocol, seen)
         predict = lambda variables, image: (once(variables, image),)  # noqa: E731
     maps = build_maps(
         predict,
         size_multiple=protocol.size_multiple,
         size=parse_size(SIZE.value, config.data.size),
-        **build.preprocessing(config, info),
+        **seen,
     )
     bad = []
     for path, name in track(list(zip(files, names, strict=True)), description="predicting"):

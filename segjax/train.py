@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from segjax import build
+from segjax import build, build_evaluation
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.curves import plot_curves
@@ -60,7 +60,7 @@ def main(terminated: Callable[[int], bool]) -> None:
     model = build.model(config, info)
     init, shapes, shardings = build.state(config, model, mesh)
     train_step = jit_train_step(build.train_step(config, model, info, shapes.params, mesh), shardings, mesh)
-    evaluator = build.evaluator(config, build.cached_dataset(config, datasets[split]), model, mesh)
+    evaluator = build_evaluation.evaluator(config, build.cached_dataset(config, datasets[split]), model, mesh)
 
     with Checkpointer(workdir, config.checkpoint.keep) as checkpointer, contextlib.ExitStack() as stack:
         start, state, meta = checkpointer.restore_latest(shapes, set_aside=True) or (0, None, {})

@@ -16,6 +16,11 @@ A padded example has index -1, a zero image and a label of IGNORE_LABEL everywhe
 confusion matrices pass over it without a special case.
 """
 
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
 IGNORE_LABEL = 255
 """The value that marks a pixel as not labelled, in every label array in memory.
 
@@ -24,3 +29,15 @@ Files may use another value (CamVid: 11, or none); each data set maps its own to
 
 MAX_CLASSES = 255
 """Labels are uint8 and IGNORE_LABEL takes one value."""
+
+
+def denormalise(
+    image: jax.Array, *, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb"
+) -> jax.Array:
+    """The inverse of `segjax.data.transforms.normalise` on the device: R, G, B float32 [..., H, W, 3], 0..255.
+
+    Rounded, so that an image that was uint8 has its very values again.
+    """
+    image = image[..., ::-1] if channel_order == "bgr" else image
+    image = image.astype(jnp.float32) * jnp.asarray(std, jnp.float32) + jnp.asarray(mean, jnp.float32)
+    return jnp.clip(jnp.round(image), 0.0, 255.0)

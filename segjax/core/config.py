@@ -27,6 +27,14 @@ LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_en
 PIXEL_WEIGHTED_LOSSES = ("cross_entropy", "focal", "ohem_cross_entropy")
 """The terms that can weigh each pixel, as data.border_weight wants it: means over pixels."""
 WINDOW_PADDINGS = ("zeros", "mirror")
+CRF_FIELDS = (
+    "bilateral_weight",
+    "bilateral_sigma_xy",
+    "bilateral_sigma_rgb",
+    "spatial_weight",
+    "spatial_sigma_xy",
+)
+"""The parameters of the fully connected CRF, in config.evaluation.crf and in the file of `segjax.tune_crf`."""
 
 FREE_ON_RESUME = (
     "checkpoint.allow_config_change",
@@ -131,6 +139,19 @@ def default_config() -> ConfigDict:
                 "flip": False,
                 "size_multiple": 32,  # images are padded to this when batched, and the padding is cut again
                 "images": 4,  # pictures drawn at an evaluation
+                "boundary_f1": False,  # also score the borders between classes, at the images' own sizes
+                "crf": {  # fully connected CRF on the probabilities, see segjax/crf/mean_field.py
+                    "iterations": 0,  # of the mean field; 0 is off, DeepLab takes 10
+                    "file": "",  # of `segjax.tune_crf`; its parameters take the place of those below
+                    "bilateral_weight": 4.0,  # w1
+                    "bilateral_sigma_xy": 60.0,  # sigma_alpha, pixels
+                    "bilateral_sigma_rgb": 5.0,  # sigma_beta, in 0..255
+                    "spatial_weight": 3.0,  # w2
+                    "spatial_sigma_xy": 3.0,  # sigma_gamma, pixels
+                    "normalization": "symmetric",  # of the kernels: none, before, after, symmetric
+                    "bilateral_filter": "auto",  # or exact, permutohedral
+                    "spatial_filter": "auto",  # or exact, permutohedral, window
+                },
             },
             "parallel": {"data": -1, "fsdp": 1},  # devices an axis of the mesh; -1 takes those that are left
         }
@@ -273,6 +294,11 @@ def _value_problems(config: ConfigDict):
         "evaluation.scales",
         "one or more scales above 0",
     )
+    yield from need(evaluation.crf.iterations >= 0, "evaluation.crf.iterations", "0 or more")
+    for name in CRF_FIELDS:
+        weight = name.endswith("weight")
+        value, what = evaluation.crf[name], "0 or more" if weight else "above 0"
+        yield from need(value > 0 or (weight and value == 0), f"evaluation.crf.{name}", what)
     for name in ("data", "fsdp"):
         value = config.parallel[name]
         yield from need(value == -1 or value >= 1, f"parallel.{name}", "at least 1, or -1 for what is left")
@@ -324,7 +350,11 @@ def from_json(text: str) -> ConfigDict:
 
 
 def load_workdir_config(workdir: str | Path) -> ConfigDict:
-    """The config of a finished or running training. Raises FileNotFoundError where there is none."""
+    """The config of a finished or running training, see `with_new_fields`.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -332,9 +362,20 @@ def load_workdir_config(workdir: str | Path) -> ConfigDict:
             f"Give such a folder, or a config with --config."
         )
     try:
-        return from_json(path.read_text())
+        return with_new_fields(from_json(path.read_text()))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} must be the JSON that segjax wrote; it can't be read: {error}") from error
+
+
+def with_new_fields(config: ConfigDict) -> ConfigDict:
+    """A config that an earlier version saved, and the defaults of fields that there were not then."""
+
+    def filled(found: Mapping, defaults: Mapping) -> dict:
+        missing = {name: value for name, value in defaults.items() if name not in found}
+        both = [name for name in found if isinstance(found[name], Mapping) and isinstance(defaults.get(name), Mapping)]
+        return {**found, **missing, **{name: filled(found[name], defaults[name]) for name in both}}
+
+    return finish(ConfigDict(filled(config.to_dict(), default_config().to_dict())))
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -6,7 +6,7 @@ communication. Statistics and losses are plain sums over the batch, so they are 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -105,6 +105,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis split over every device."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def each_device_its_part(function: Callable, mesh: Mesh) -> Callable:
+    """The same function of batched arrays, for one that treats examples one by one: each device runs it on its own.
+
+    Without, XLA would gather the whole batch on every device for a loop over the examples.
+    """
+    spec = PartitionSpec((DATA, FSDP))
+    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
 def microbatch_sharding(mesh: Mesh) -> NamedSharding:

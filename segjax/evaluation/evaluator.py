@@ -14,7 +14,7 @@ from rich.progress import track
 from segjax.core import pictures, sharding
 from segjax.core.batch import IGNORE_LABEL
 from segjax.core.logger import write_json
-from segjax.evaluation import metrics
+from segjax.evaluation import boundary, metrics
 from segjax.evaluation.inference import Apply
 from segjax.evaluation.protocol import Protocol
 
@@ -42,6 +42,7 @@ class Evaluator:
         mesh: Mesh,
         *,
         images: int = 4,
+        boundary_f1: bool = False,
         progress: bool = False,
     ):
         """
@@ -51,6 +52,7 @@ class Evaluator:
             `segjax.data.pipeline.evaluation_batches` makes them.
           predict: (variables, image [N, H, W, 3]) -> probabilities [N, H, W, C].
           images: how many pictures to draw.
+          boundary_f1: score the borders too; the protocol must then leave the images unpadded.
           progress: show a bar.
         """
         if len(dataset) == 0:
@@ -61,35 +63,38 @@ class Evaluator:
         self.panels: dict[str, np.ndarray] = {}
         batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         self._step = jax.jit(
-            build_eval_step(predict, dataset.info.num_classes),
+            build_eval_step(predict, dataset.info.num_classes, boundary_f1=boundary_f1),
             in_shardings=(None, batch, whole),
             out_shardings=(whole, whole, batch),
         )
 
     def __call__(self, variables: Any) -> dict[str, Any]:
-        """The scores of `segjax.evaluation.metrics.scores`, `per_image_mIoU`, `calibration_error`, `confusion`."""
+        """The scores of `segjax.evaluation.metrics.scores`, `per_image_mIoU`, `calibration_error`, `confusion`.
+
+        And `boundary_f1` where it was asked for: the mean over the images.
+        """
         num_classes = self.dataset.info.num_classes
         totals = Totals(metrics.init_counts((num_classes, num_classes)), metrics.init_calibration())
         totals = jax.device_put(totals, sharding.replicated(self._mesh))
         batches = self._batches()
         if self._progress and sharding.is_main_process():
             batches = track(batches, "evaluating")
-        per_image, predictions = [], []
+        per_image: dict[str, list] = {}
+        predictions = []
         for local in batches:
             batch = sharding.put_batch(self._mesh, local)
-            totals, miou, prediction = self._step(variables, batch, totals)
-            per_image.append(miou)
+            totals, found, prediction = self._step(variables, batch, totals)
+            for name, values in found.items():
+                per_image.setdefault(name, []).append(values)
             # Every process sees the whole index, so that all of them fetch a batch or none does.
             indices = np.asarray(sharding.fetch(batch["index"]))
             if self._drawn.intersection(indices.tolist()):
                 predictions.append((indices, sharding.fetch(prediction)))
         self._draw(predictions)
         confusion = metrics.counts(totals.confusion)
-        per_image = np.concatenate(jax.device_get(per_image))
-        per_image = per_image[np.isfinite(per_image)]
         return {
             **metrics.scores(confusion),
-            "per_image_mIoU": float(per_image.mean()) if per_image.size else float("nan"),
+            **{name: finite_mean(np.concatenate(parts)) for name, parts in jax.device_get(per_image).items()},
             "calibration_error": metrics.expected_calibration_error(totals.calibration),
             "confusion": confusion,
         }
@@ -135,8 +140,14 @@ class Evaluator:
                     )
 
 
-def build_eval_step(predict: Apply, num_classes: int) -> Callable:
-    """(variables, batch, totals) -> (totals, per-image mIoU [N], prediction uint8 [N, H, W])."""
+def finite_mean(values: np.ndarray) -> float:
+    """Mean of those images that have a score; NaN, and no warning, where none has."""
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def build_eval_step(predict: Apply, num_classes: int, *, boundary_f1: bool = False) -> Callable:
+    """(variables, batch, totals) -> (totals, {name: score of each image [N]}, prediction uint8 [N, H, W])."""
 
     def eval_step(variables, batch, totals: Totals):
         probabilities = predict(variables, batch["image"])
@@ -147,7 +158,10 @@ def build_eval_step(predict: Apply, num_classes: int) -> Callable:
             metrics.add_counts(totals.confusion, per_image.sum(0)),
             metrics.add_calibration(totals.calibration, probabilities.max(-1), prediction, label),
         )
-        return totals, per_image_miou(per_image), prediction
+        found = {"per_image_mIoU": per_image_miou(per_image)}
+        if boundary_f1:
+            found["boundary_f1"] = boundary.boundary_f1(prediction, label, num_classes)
+        return totals, found, prediction
 
     return eval_step
 
@@ -191,7 +205,10 @@ def score_table(scores: Mapping[str, Any], class_names: tuple[str, ...], protoco
         ("frequency w. IoU", "frequency_weighted_iou"),
         ("mean Dice", "mean_dice"),
         ("per-image mIoU", "per_image_mIoU"),
+        ("boundary F1", "boundary_f1"),
         ("calibration error", "calibration_error"),
     ):
+        if key not in scores:
+            continue
         lines.append(f"{name:<{width}} {percent(scores[key])}")
     return "\n".join(lines)

@@ -17,6 +17,8 @@ class Protocol:
         computed from its surroundings with the image mirrored at its edges (overlap-tile).
       scales, flip: test-time augmentation; probabilities are averaged.
       size_multiple: whole images are padded to this at the bottom and right, and the padding is cut again.
+      crf: iterations, parameters, normalization and filters of the fully connected CRF on the probabilities, as pairs
+        (name, value), or None where there is none.
       ignore: which pixels are not counted.
       reduction: "micro": one confusion matrix over all pixels of the split.
     """
@@ -31,6 +33,7 @@ class Protocol:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     size_multiple: int = 32
+    crf: tuple[tuple[str, Any], ...] | None = None
     ignore: str = "unlabelled pixels"
     reduction: str = "micro"
 
@@ -49,10 +52,12 @@ class Protocol:
             parts.append("scales" + "-".join(f"{scale:g}" for scale in self.scales))
         if self.flip:
             parts.append("flip")
+        if self.crf is not None:
+            parts.append("crf")
         return "_".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "crf": dict(self.crf) if self.crf else None}
 
     def differences(self, other: "Protocol") -> list[str]:
         """One line for each fact that differs, `field: this | other`; empty where scores may be compared."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax import build
+from segjax import build_evaluation
 from segjax.evaluation.inference import build_predict, overlap_tile, resize, window_starts
 from segjax.evaluation.protocol import Protocol
 from segjax.models.fcn import FCN
@@ -98,12 +98,12 @@ def test_a_protocol_chooses_tiles():
     fields = dict(width=2, depth=1, padding="valid", norm="none", dropout=0.5)
     model, image = UNet(CLASSES, **fields), jnp.ones((1, 20, 30, 3)) * jnp.arange(30.0)[:, None]
     variables = random_variables(model)
-    got = jax.jit(build.predictor(model, tiled))(variables, image)
+    got = jax.jit(build_evaluation.predictor(model, tiled, {}))(variables, image)
     np.testing.assert_allclose(got, jax.nn.softmax(model.apply(variables, image)), atol=1e-5)
-    sampled = build.uncertainty_predictor(model, tiled, samples=2)
+    sampled = build_evaluation.uncertainty_predictor(model, tiled, samples=2)
     assert jax.eval_shape(sampled, variables, image, jax.random.key(0)).probabilities.shape == got.shape
     with pytest.raises(ValueError, match="needs a network without padding.*received FCN"):
-        build.predictor(FCN(CLASSES), tiled)
+        build_evaluation.predictor(FCN(CLASSES), tiled, {})
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,0 +1,137 @@
+"""From a config to what scores a model or predicts with it: protocol, predictor, evaluator; see `segjax.build`."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from segjax.build import preprocessing
+from segjax.core import sharding
+from segjax.core.batch import denormalise
+from segjax.crf.post_process import build_refine, read_parameters
+from segjax.data import pipeline, transforms
+from segjax.data.dataset import Dataset, DatasetInfo
+from segjax.evaluation.evaluator import Evaluator
+from segjax.evaluation.inference import Apply, build_predict
+from segjax.evaluation.monte_carlo import Uncertainty, apply_with_dropout, build_monte_carlo, dropout_rates
+from segjax.evaluation.protocol import Protocol
+
+
+def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
+    evaluation = config.evaluation
+    crf = crf_settings(config)
+    window = tuple(evaluation.window) if any(evaluation.window) else None
+    stride = tuple(evaluation.stride) if window and any(evaluation.stride) else None
+    plain = window is None and tuple(evaluation.scales) == (1.0,) and not evaluation.flip
+    plain = plain and crf is None and not evaluation.boundary_f1
+    return Protocol(
+        dataset=info.name,
+        split=split,
+        num_classes=info.num_classes,
+        resize="{}x{}".format(*config.data.size) if any(config.data.size) else "native",
+        window=window,
+        stride=stride,
+        window_padding=evaluation.window_padding,
+        scales=tuple(float(scale) for scale in evaluation.scales),
+        flip=evaluation.flip,
+        # Scales, windows, mirroring, CRF and borders refer to the image itself, so only the plain form may be padded.
+        size_multiple=evaluation.size_multiple if plain else 1,
+        crf=None if crf is None else tuple(crf.items()),
+    )
+
+
+def crf_settings(config: ConfigDict) -> dict[str, Any] | None:
+    """What `segjax.crf.post_process.build_refine` takes, or None where the CRF is off."""
+    settings = config.evaluation.crf.to_dict()
+    path = settings.pop("file")
+    if path:
+        found = read_parameters(path)
+        settings.update({**found, "iterations": settings["iterations"] or found["iterations"]})
+    return settings if settings["iterations"] else None
+
+
+def predictor(module: nn.Module, chosen: Protocol, seen: Mapping[str, Any], mesh: Mesh | None = None) -> Apply:
+    """(variables, image [N, H, W, 3]) -> probabilities [N, H, W, C], as the protocol says.
+
+    Args:
+      seen: `preprocessing(...)`, by which the CRF finds back to the image's colours.
+      mesh: over which batches are split, or None.
+    """
+
+    def apply(variables, image):
+        return module.apply(variables, image, train=False, method=_method(chosen))
+
+    predict = _as_protocol_says(apply, module, chosen)
+    if chosen.crf is None:
+        return predict
+    refine = build_refine(dict(chosen.crf))
+    refine = refine if mesh is None else sharding.each_device_its_part(refine, mesh)
+    return lambda variables, image: refine(predict(variables, image), denormalise(image, **seen))
+
+
+def uncertainty_predictor(
+    module: nn.Module, chosen: Protocol, samples: int
+) -> Callable[[Any, jax.Array, jax.Array], Uncertainty]:
+    """(variables, image [N, H, W, 3], key) -> Uncertainty over this many samples of the network's dropout.
+
+    Raises:
+      ValueError: the model has no dropout, so that all samples would be equal.
+    """
+    if not any(dropout_rates(module)):
+        raise ValueError(
+            f"sampling needs a model with dropout at a rate above 0; {type(module).__name__} as configured has none."
+            " Train one, e.g. experiments/digit_scenes/bayesian_segnet.py"
+        )
+
+    def sample(variables, image, key):
+        def apply(variables, image):
+            return apply_with_dropout(module, variables, image, key, method=_method(chosen))
+
+        return _as_protocol_says(apply, module, chosen)(variables, image)
+
+    return build_monte_carlo(sample, samples)
+
+
+def _method(chosen: Protocol) -> str | None:
+    """The model's method that sees a window: without padding where its surroundings are given, else the call."""
+    return "network" if chosen.window_padding == "mirror" else None
+
+
+def _as_protocol_says(apply: Apply, module: nn.Module, chosen: Protocol) -> Apply:
+    tile_input = None
+    if chosen.window_padding == "mirror":
+        if not hasattr(module, "tile_input"):
+            raise ValueError(
+                "evaluation.window_padding='mirror' needs a network without padding, as model.name='unet' with"
+                f" model.padding='valid'; received {type(module).__name__}"
+            )
+        tile_input = module.tile_input(chosen.window)
+    return build_predict(
+        apply,
+        window=chosen.window,
+        stride=chosen.stride,
+        tile_input=tile_input,
+        scales=chosen.scales,
+        flip=chosen.flip,
+    )
+
+
+def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:
+    """What scores the model on a split; kwargs go to `Evaluator`."""
+    chosen = protocol(config, dataset.info, dataset.split)
+    batches = partial(
+        pipeline.evaluation_batches,
+        dataset,
+        partial(transforms.normalise, **preprocessing(config, dataset.info)),
+        batch_size=config.evaluation.batch_size,
+        size_multiple=chosen.size_multiple,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    predict = predictor(module, chosen, preprocessing(config, dataset.info), mesh)
+    options = {"images": config.evaluation.images, "boundary_f1": config.evaluation.boundary_f1}
+    return Evaluator(dataset, batches, predict, chosen, mesh, **options, **kwargs)
