@@ -71,7 +71,8 @@ def info_of(config):
 def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
     config = module_of(path).get_config(variant)
     config.data.batch_size = config.training.accumulate * 2
-    config.model.update({name: value for name, value in SMALL.items() if name in config.model})
+    for fields in (config.model, config.model.get("network", {})):
+        fields.update({name: value for name, value in SMALL.items() if name in fields})
     if config.model.get("backbone", "") in SLOW_BACKBONES:
         config.model.backbone = "resnet18"
     info = info_of(config)

@@ -1,20 +1,19 @@
 """Weights from elsewhere: a file and the names of its source -> variables of ours, and what became of every key.
 
 `segjax.convert.read` reads files, `segjax.convert.mapping` applies rules, and the other files hold the rules of a
-source by our model's name. SOURCES is the list; `load_weights` does it all.
+source by our model's name. SOURCES is the list; `read_weights`, then `place_weights`.
 """
 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segjax.convert import espnet, smp, timm, torchvision
 from segjax.convert.mapping import Report, Rule, convert, same_names
-from segjax.convert.read import read_weights
+from segjax.convert.read import read_weights as read_weights
 from segjax.core.config import nearest
 
 SOURCES: dict[str, Mapping[str, tuple[Rule, ...]]] = {
@@ -87,14 +86,6 @@ class InitReport:
             "\n".join([f"{title}: {len(lines)}", *(f"  {line}" for line in lines)]) for title, lines in parts.items()
         ]
         return "\n\n".join([self.summary(), *blocks]) + "\n"
-
-
-def load_weights(
-    path: str | Path, source: str, target: Mapping[str, Any], **options: Any
-) -> tuple[dict[str, np.ndarray], InitReport]:
-    """`place_weights` of the arrays in a .safetensors, .npz or PyTorch file; raises what `read_weights` does, too."""
-    arrays, notes = read_weights(path)
-    return place_weights(arrays, source, target, origin=str(path), notes=notes, **options)
 
 
 def place_weights(
@@ -176,6 +167,34 @@ def place_weights(
     if bare:
         notes = [*notes, "the file is of a classifier"]
     return found, InitReport(origin, source, report, tuple(fresh), tuple(left_out), tuple(notes))
+
+
+def place_weights_below(
+    arrays: Mapping[str, np.ndarray], source: str, target: Mapping[str, Any], part: str, **options: Any
+) -> tuple[dict[str, np.ndarray], InitReport]:
+    """`place_weights` for the part of a model at `params/<part>/...`, in training: the rest starts anew.
+
+    Args:
+      options: those of `place_weights`, where model and backbone are the part's.
+    """
+    inner = {_moved(path, part, ""): leaf for path, leaf in target.items() if path.split("/")[1] == part}
+    rest = [path for path in target if path.split("/")[1] != part]
+    found, told = place_weights(arrays, source, inner, training=True, **options)
+    pairs = {
+        name: tuple((key, _moved(path, "", part)) for key, path in getattr(told.report, name))
+        for name in ("loaded", "reshaped", "folded")
+    }
+    fresh = tuple((_moved(path, "", part), why) for path, why in told.fresh)
+    fresh += tuple((path, f"the file is of the {part} alone: the rest starts anew") for path in rest)
+    told = dataclasses.replace(told, report=dataclasses.replace(told.report, **pairs), fresh=fresh)
+    return {_moved(path, "", part): array for path, array in found.items()}, told
+
+
+def _moved(path: str, old: str, new: str) -> str:
+    """`params/old/rest` -> `params/new/rest`, where "" is no such folder."""
+    collection, rest = path.split("/", 1)
+    rest = rest.removeprefix(f"{old}/") if old else rest
+    return "/".join([collection, new, rest] if new else [collection, rest])
 
 
 def rules_of(source: str, model: str, backbone: str = "") -> tuple[Rule, ...]:

@@ -3,12 +3,14 @@
 import dataclasses
 import difflib
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.crf_rnn import CRFRNN
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3
@@ -25,6 +27,7 @@ from segjax.models.unet import UNet
 from segjax.models.unet_resnet import UNetResNet
 
 MODELS = {
+    "crf_rnn": CRFRNN,  # Zheng et al. 2015, on any of the others
     "deeplab_v1": DeepLabV1,  # Chen et al. 2015, LargeFOV
     "deeplab_v2": DeepLabV2,  # Chen et al. 2018 (PAMI), ASPP
     "deeplab_v3": DeepLabV3,  # Chen et al. 2017
@@ -51,22 +54,25 @@ def build_model(name: str, *, num_classes: int, dtype: str = "float32", **fields
       name: key of MODELS.
       num_classes: channels of the logits.
       dtype: compute dtype, "float32" or "bfloat16".
-      **fields: the model's own fields, see its docstring.
+      **fields: the model's own fields, see its docstring. A field that is another model is a mapping: its name and
+        its own fields.
 
     Raises:
       ValueError: unknown name, field or dtype, with the valid ones and the nearest.
       ValueError: a field's value has the wrong type.
     """
     module = MODELS[_one_of("model", name, MODELS)]
-    dtype = DTYPES[_one_of("dtype", dtype, DTYPES)]
+    compute = DTYPES[_one_of("dtype", dtype, DTYPES)]
     types = typing.get_type_hints(module)
     not_own = ("parent", "name", "num_classes", "dtype")
     own = [field.name for field in dataclasses.fields(module) if field.init and field.name not in not_own]
     for field, value in {"num_classes": num_classes, **fields}.items():
         if field != "num_classes":
             _one_of(f"field of {name!r}", field, own)
+        if isinstance(value, Mapping):
+            fields[field] = build_model(**{"name": None, **value}, num_classes=num_classes, dtype=dtype)
         _check_type(f"{name}.{field}", value, types[field])
-    return module(num_classes=num_classes, dtype=dtype, **fields)
+    return module(num_classes=num_classes, dtype=compute, **fields)
 
 
 def count_params(variables: Any) -> int:

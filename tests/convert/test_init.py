@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segjax import convert
-from segjax.convert import SOURCES, load_weights, place_weights, rules_of
+from segjax.convert import SOURCES, place_weights, read_weights, rules_of
 from segjax.convert.mapping import Rule
 from segjax.convert.mapping import convert as apply_rules
 from segjax.core import config as config_lib
@@ -235,7 +235,8 @@ def test_fully_connected_layers_of_vgg_become_convolutions_of_fcn(tmp_path):
     torch.save(randomised(module).state_dict(), tmp_path / "vgg16.pth")
     model = build_model("fcn", num_classes=5, fc_channels=8)
     options = dict(model="fcn", backbone="vgg16", num_classes=5, training=True)
-    found, report = load_weights(tmp_path / "vgg16.pth", "torchvision", targets(model), **options)
+    arrays, notes = read_weights(tmp_path / "vgg16.pth")
+    found, report = place_weights(arrays, "torchvision", targets(model), notes=notes, **options)
     assert {key for key, _ in report.report.reshaped} == {"classifier.0.weight", "classifier.3.weight"}
     assert {path.split("/")[1] for path, _ in report.fresh} >= {"score_fc7", "upscore_pool4"}
     x = random_image((2, 7, 7, 512))

@@ -18,6 +18,16 @@ from segjax.training.step import jit_train_step, make_train_step
 from tests.models.variables import FAST, fast_jit, random_image, random_variables
 
 SMALL = {
+    "crf_rnn": (
+        "crf_rnn",
+        dict(
+            network=dict(name="fcn_resnet", backbone="resnet18", width=2),
+            mean=(120.0, 110.0, 100.0),
+            std=(60.0, 60.0, 60.0),
+            iterations=2,
+            evaluation_iterations=3,
+        ),
+    ),
     "unet": ("unet", dict(width=2, depth=2)),
     "unet, original": ("unet", dict(width=2, depth=2, padding="valid", norm="none", dropout=0.5)),
     "espnet": ("espnet", dict(alpha2=1, alpha3=1)),

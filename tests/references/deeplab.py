@@ -114,12 +114,12 @@ def separable(inputs, outputs, rate=1):
 class V3Plus(nn.Module):
     """DeepLab v3+ on a ResNet at output stride 16, whose last stage dilates all but its first convolution by 2."""
 
-    def __init__(self, classes, depth=18, rates=(6, 12, 18), features=256):
+    def __init__(self, classes, depth=18, rates=(6, 12, 18), features=256, shallow=64):
         super().__init__()
         self.backbone = getattr(library("torchvision").models, f"resnet{depth}")()
-        deep, shallow = self.backbone.fc.in_features, 64
+        deep = self.backbone.fc.in_features
         del self.backbone.fc
-        for block, (name, module) in itertools.product((0, 1), self.backbone.layer4.named_modules()):
+        for block, (name, module) in itertools.product((0, 1, 2), self.backbone.layer4.named_modules()):
             if isinstance(module, nn.Conv2d) and name.startswith(f"{block}."):
                 first = name in ("0.conv1", "0.downsample.0")
                 module.stride = 1

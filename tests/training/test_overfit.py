@@ -25,20 +25,21 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "unet": Case(dict(width=16, depth=3), 100),
+    "unet": Case(dict(width=16, depth=3), 200),
     "fcn": Case(dict(width=16, fc_channels=64, batch_norm=True, dropout=0.0, stride=8), block=32),
     "deeplab_v1": Case(dict(width=16, fc_channels=64, batch_norm=True, dropout=0.0, fc6_dilation=2), 300, 32),
     "deeplab_v2": Case(dict(backbone="resnet18", width=16, rates=(1, 2, 3, 4), scales=(1.0, 0.5)), 300, 32),
     "deeplab_v3": Case(dict(backbone="resnet18", width=16, features=32, output_stride=8, dropout=0.0), 300, 32),
     "deeplab_v3plus": Case(dict(backbone="resnet18", width=16, features=32, skip_features=16), 300, 32),
-    "espnet": Case(dict(alpha2=1, alpha3=1), 400),
+    "crf_rnn": Case(dict(network=dict(name="fcn", width=16, fc_channels=64, batch_norm=True, dropout=0.0)), 150, 32),
+    "espnet": Case(dict(alpha2=1, alpha3=1), 1000),
     "fc_densenet": Case(dict(layers=(3,) * 5, growth=8, first_features=16, dropout=0.0)),
     "fcn_resnet": Case(dict(backbone="resnet18", width=16, dropout=0.0), 300, 32),
     "lraspp": Case(dict(backbone="mobilenet_v3_small", output_stride=16, filters=64), 600, 32),
-    "patch_cnn": Case(dict(window=33, kernel_sizes=(4, 4, 3), features=32, hidden=100), 400),
+    "patch_cnn": Case(dict(window=33, kernel_sizes=(4, 4, 3), features=32, hidden=100), 600, rate=1e-3),
     "pspnet": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
-    "segnet": Case(dict(width=16)),
-    "unet_resnet": Case(dict(backbone="resnet18", width=16, decoder_channels=(32, 32, 16, 16, 16))),
+    "segnet": Case(dict(width=16), 400),
+    "unet_resnet": Case(dict(backbone="resnet18", width=16, decoder_channels=(32, 32, 16, 16, 16)), 400),
 }
 FAST = ("unet", "fcn")
 
