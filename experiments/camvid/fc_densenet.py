@@ -11,7 +11,7 @@ What differs from the paper in "full": Adam without its first moment instead of 
 steps and in where epsilon stands; the rate falls by a cosine instead of by 0.5 % an epoch; a fixed number of steps (200
 passes over the images) instead of stopping when the validation score has not risen for 100 epochs; running statistics
 of the normalisation in evaluation instead of the batch's.
-Time and score: not run yet.
+Time and score: "half" 41 minutes on a busy CPU core, test mIoU 40.8, val 49.4 (README.md); "full" not run yet.
 """
 
 from ml_collections import ConfigDict

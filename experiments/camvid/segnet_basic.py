@@ -4,7 +4,7 @@ Paper: Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017, section 3.1, with 
 compares its decoder with others on these images.
 Command: python -m segjax.train --config experiments/camvid/segnet_basic.py --workdir DIR
   variants: "half" (240x180 pixels, sized for two CPU cores) and "full" (480x360, sized for a GPU).
-Time and score: not run yet.
+Time and score: "half" 46 minutes on a busy CPU core, test mIoU 38.5, val 50.2 (README.md); "full" not run yet.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 Paper: Chen et al., "DeepLab", PAMI 2018, section 3.2; the losses of the three scales count as much as that
 of the fused scores. ASPP-S instead of ASPP-L, since the scenes have 128 pixels instead of 321.
 Command: python -m segjax.train --config experiments/digit_scenes/deeplab_v2.py --workdir DIR
-Time and score: not run yet.
+Time and score: 3.1 minutes for 500 steps on a CPU core, val mIoU 26.8 ± 4.9 (3 seeds).
 """
 
 from ml_collections import ConfigDict

