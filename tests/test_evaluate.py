@@ -59,6 +59,7 @@ def test_flags_change_the_protocol_and_the_file_says_so(trained, tmp_path):
         "scales": [0.5, 1.0],
         "flip": True,
         "size_multiple": 1,
+        "crf": None,
         "ignore": "unlabelled pixels",
         "reduction": "micro",
     }

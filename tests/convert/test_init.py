@@ -280,3 +280,26 @@ def test_whole_networks_can_be_evaluated(name):
     found, report = place_weights(state_arrays(module), source, target, **options)
     assert found.keys() == target.keys() - unused
     assert all("counter" in why for _, why in report.left_out)
+
+
+def test_a_network_alone_below_a_crf():
+    fields = dict(width=1, fc_channels=4, batch_norm=True)
+    network = {"name": "fcn", **fields}
+    target = targets(build_model("crf_rnn", num_classes=5, network=network))
+    rng = np.random.default_rng(0)
+    file = {
+        path: rng.normal(size=leaf.shape).astype(np.float32)
+        for path, leaf in targets(build_model("fcn", num_classes=5, **fields)).items()
+    }
+    options = dict(model="fcn", backbone="vgg16_bn", num_classes=5)
+    found, report = convert.place_weights_below(file, "segjax", target, "network", **options)
+    assert set(found) == {path for path in target if "/network/" in path}
+    for path, array in file.items():
+        collection, rest = path.split("/", 1)
+        np.testing.assert_array_equal(found[f"{collection}/network/{rest}"], array)
+    crf = {"params/bilateral_weight", "params/spatial_weight", "params/compatibility"}
+    assert {path for path, _ in report.fresh} == crf and set(target) == crf | set(found)
+    assert "the file is of the network alone: the rest starts anew" in report.summary()
+    assert ("params/score_fc7/kernel", "params/network/score_fc7/kernel") in report.report.loaded
+    with pytest.raises(ValueError, match="not in the file"):
+        convert.place_weights_below({"params/score_fc7/bias": np.zeros(5)}, "segjax", target, "network", **options)
