@@ -144,7 +144,7 @@ def test_padding_that_is_not_inside_changes_nothing(bilateral_filter, spatial_fi
     wide_image[:, 13:], wide_image[:, :, 10:] = rng.integers(0, 256, (1, 4, 17, 3)), rng.integers(0, 256, (1, 17, 7, 3))
     inside = np.pad(np.ones((1, 13, 10), bool), pads[:3])
     wide_unary = np.pad(unary, pads, constant_values=3.0)
-    for normalization in NORMALIZATIONS:
+    for normalization in NORMALIZATIONS if bilateral_filter == "exact" else ("symmetric",):
         wide = ours(wide_unary, wide_image, inside=inside, normalization=normalization, **options)
         expected = ours(unary, image, normalization=normalization, **options)
         np.testing.assert_allclose(wide[:, :13, :10], expected, atol=2e-5)

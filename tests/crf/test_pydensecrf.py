@@ -31,14 +31,22 @@ def compare(image, classes, params, *, mu=None, seed=0, **options):
 
 
 def assert_equal(*arguments, **options):
-    difference, same = compare(*arguments, **options)
-    assert difference <= 1e-2 and same >= 0.995, (difference, same)
+    """With the lattice for both kernels, as the C++ code has it."""
+    difference, same = compare(*arguments, spatial_filter="permutohedral", **options)
+    # Measured: 1e-7 and every label, but for one picture 2e-5, where rounding puts a pixel into the simplex beside it.
+    assert difference < 1e-4 and same > 0.9995, (difference, same)
 
 
-@pytest.mark.parametrize("spatial_filter", ["auto", "permutohedral"])
 @pytest.mark.parametrize("name", PARAMS)
-def test_parameters(name, spatial_filter):
-    assert_equal(photo("astronaut", 121, 165), 11, PARAMS[name], spatial_filter=spatial_filter)
+def test_parameters(name):
+    assert_equal(photo("astronaut", 121, 165), 11, PARAMS[name])
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_the_exact_spatial_kernel_is_close_to_its_lattice(name):
+    """`auto` takes the window, which is exact, where the C++ code has an approximation."""
+    difference, same = compare(photo("astronaut", 121, 165), 11, PARAMS[name])
+    assert 0 < difference <= 1e-2 and same >= 0.995, (difference, same)
 
 
 @pytest.mark.parametrize(
@@ -64,5 +72,5 @@ def test_a_diagonal_compatibility():
 @pytest.mark.parametrize("classes", [2, 11, 21])
 def test_camvid(data_root, classes):
     path = sorted((data_root / "camvid" / "images").glob("0016E5_0*"))[0]
-    image = Image.open(path).convert("RGB").resize((240, 180), Image.Resampling.BILINEAR)
-    assert_equal(np.asarray(image), classes, PARAMS["deeplab"])
+    image = np.asarray(Image.open(path).convert("RGB").resize((240, 180), Image.Resampling.BILINEAR))
+    assert_equal(image, classes, PARAMS["deeplab"])
