@@ -9,6 +9,7 @@ Time and score: not run yet. Sized for a GPU.
 
 from ml_collections import ConfigDict
 
+from experiments.below_crf import below_crf
 from experiments.camvid import fcn
 from segjax.core.config import finish
 
@@ -17,19 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The only variant is ""."""
     if variant:
         raise ValueError(f"this experiment has no variants; received {variant!r}")
-    config = fcn.get_config("8s").unlock()
-    config.model = ConfigDict(
-        {
-            "name": "crf_rnn",
-            "dtype": config.model.dtype,
-            "network": {name: value for name, value in config.model.items() if name != "dtype"},
-            "iterations": 5,
-            "evaluation_iterations": 10,
-            "bilateral_sigma_xy": 160.0,
-            "bilateral_sigma_rgb": 3.0,
-            "spatial_sigma_xy": 3.0,
-        }
-    )
+    config = below_crf(fcn.get_config("8s"), bilateral_sigma_xy=160.0, bilateral_sigma_rgb=3.0, spatial_sigma_xy=3.0)
     # The network is trained already, and the CRF's own parameters learn faster than it, as in the authors' nets.
     config.optimizer.learning_rate = 1e-4
     config.optimizer.rate_factors = ((r"bilateral_weight|spatial_weight|compatibility", 100.0),)

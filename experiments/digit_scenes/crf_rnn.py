@@ -9,23 +9,12 @@ Time and score: not run yet.
 
 from ml_collections import ConfigDict
 
+from experiments.below_crf import below_crf
 from experiments.digit_scenes import fcn
 from segjax.core.config import finish
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The only variant is ""."""
-    config = fcn.get_config(variant).unlock()
-    config.model = ConfigDict(
-        {
-            "name": "crf_rnn",
-            "dtype": config.model.dtype,
-            "network": {name: value for name, value in config.model.items() if name != "dtype"},
-            "iterations": 5,
-            "evaluation_iterations": 10,
-            "bilateral_sigma_xy": 20.0,
-            "bilateral_sigma_rgb": 10.0,
-            "spatial_sigma_xy": 2.0,
-        }
-    )
+    config = below_crf(fcn.get_config(variant), bilateral_sigma_xy=20.0, bilateral_sigma_rgb=10.0, spatial_sigma_xy=2.0)
     return finish(config)
