@@ -1,11 +1,9 @@
 """What experiments with a CRF as RNN share: the model of another experiment becomes the network below the CRF."""
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 
-def below_crf(config: ConfigDict, **fields: Any) -> ConfigDict:
+def below_crf(config: ConfigDict, **fields) -> ConfigDict:
     """An unlocked config whose model is `crf_rnn` on the one that it had, with the iterations of Zheng et al. 2015.
 
     Args:
