@@ -12,6 +12,7 @@ not made symmetric, as CRF-RNN (Zheng et al. 2015, sec. 4.1) learns it.
 """
 
 import math
+from typing import Any
 
 import flax
 import jax
@@ -54,35 +55,15 @@ class CRFParams:
     compatibility: jax.Array | None = None
 
 
-def mean_field(
-    unary: jax.Array,
-    image: jax.Array,
-    params: CRFParams,
-    *,
-    iterations: int = 10,
-    bilateral_filter: str = "auto",
-    spatial_filter: str = "auto",
-    normalization: str = "symmetric",
-    inside: jax.Array | None = None,
-) -> jax.Array:
+def mean_field(unary: jax.Array, image: jax.Array, params: CRFParams, **options: Any) -> jax.Array:
     """Marginals after some iterations from softmax(-unary): Q <- softmax(-unary - mu sum_m w_m K_m Q).
 
-    The softmax of `mean_field_logits`, which says what the arguments are and what is raised.
+    The softmax of `mean_field_logits`, which says what the arguments and options are and what is raised.
 
     Returns:
       float32 [N, H, W, C]; each pixel sums to 1.
     """
-    logits = mean_field_logits(
-        unary,
-        image,
-        params,
-        iterations=iterations,
-        bilateral_filter=bilateral_filter,
-        spatial_filter=spatial_filter,
-        normalization=normalization,
-        inside=inside,
-    )
-    return jax.nn.softmax(logits)
+    return jax.nn.softmax(mean_field_logits(unary, image, params, **options))
 
 
 def mean_field_logits(
