@@ -20,13 +20,14 @@ from ml_collections import ConfigDict
 from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
-from segjax.data import load_dataset, pipeline, transforms
+from segjax.data import clips, load_dataset, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
 from segjax.models import build_model
+from segjax.models.remember import empty_memory
 from segjax.training import losses, optim
 from segjax.training.checkpoint import Checkpointer, CheckpointError
-from segjax.training.state import TrainState, create_state, named_leaves
+from segjax.training.state import TrainState, create_state, named_leaves, without_memory
 from segjax.training.step import make_train_step
 
 INIT_SIZE = 64
@@ -34,10 +35,11 @@ INIT_SIZE = 64
 
 
 def datasets(config: ConfigDict, splits: list[str]) -> dict[str, Dataset]:
-    """The named splits, prepared by the first process where they are not there yet."""
+    """The named splits, prepared by the first process where they are not there yet; clips as their frames."""
 
     def load():
-        return {split: load_dataset(config.data.name, split, **config_lib.data_kwargs(config)) for split in splits}
+        kwargs = config_lib.data_kwargs(config)
+        return {split: clips.as_frames(load_dataset(config.data.name, split, **kwargs)) for split in splits}
 
     if jax.process_count() == 1:
         return load()
@@ -87,6 +89,11 @@ def training_transform(config: ConfigDict, info: DatasetInfo):
 
 
 def model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
+    if config.data.clip.length and config.model.name != "conv_rnn":
+        raise ValueError(
+            "config.data.clip.length must be 0, for single frames, unless the model is conv_rnn, which with strides=()"
+            f" has any network see each frame by itself; received {config.data.clip.length} and {config.model.name!r}"
+        )
     fields = {name: value for name, value in config.model.to_dict().items() if name not in ("name", "dtype")}
     if config.model.name == "crf_rnn":
         fields = {**preprocessing(config, info), **fields}
@@ -131,6 +138,9 @@ def state(config: ConfigDict, module: nn.Module, mesh: Mesh) -> tuple[TrainState
 
     def create():
         variables = module.init(key, jnp.zeros((1, INIT_SIZE, INIT_SIZE, 3), jnp.float32))
+        if config.data.clip.carry:
+            image = jnp.zeros((config.data.batch_size, 1, *config.data.crop_size, 3), jnp.float32)
+            variables = {**variables, **empty_memory(module, variables, image)}
         return create_state(variables, direction, ema=config.training.ema_decay > 0)
 
     shapes = jax.eval_shape(create)
@@ -169,7 +179,7 @@ def initial_variables(
 ) -> tuple[dict[str, Any], convert.InitReport]:
     """({path: array}, report) from config.init: a workdir of segjax (its newest checkpoint) or a file of weights."""
     path = Path(config.init.path).expanduser()
-    wanted = dict(named_leaves({"params": target.params, **target.model_state}))
+    wanted = dict(named_leaves({"params": target.params, **without_memory(target.model_state)}))
     options = {
         "num_classes": module.num_classes,
         "allow_missing": config.init.allow_missing,
@@ -207,7 +217,7 @@ def foreign_variables(config: ConfigDict, module: nn.Module, mesh: Mesh) -> tupl
         name = optim.path_name(path)
         return found[name] if name in found else np.zeros(leaf.shape, leaf.dtype)
 
-    tree = {"params": target.params, **target.model_state}
+    tree = {"params": target.params, **without_memory(target.model_state)}
     return jax.tree_util.tree_map_with_path(value, tree), report
 
 
@@ -236,7 +246,7 @@ def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last"
 
 
 def training_batches(config: ConfigDict, dataset: Dataset) -> grain.MapDataset:
-    """This process's part of each step's batch, by step.
+    """This process's part of each step's batch, by step: images, or clips where data.clip.length is set.
 
     Raises:
       ValueError: images of several sizes cannot be stacked, and there is no crop that makes them alike.
@@ -248,15 +258,23 @@ def training_batches(config: ConfigDict, dataset: Dataset) -> grain.MapDataset:
             f"the training images must have one size to be batched; {dataset.info.name!r} has {len(sizes)} sizes,"
             f" from {min(sizes)} to {max(sizes)}. Set a crop, e.g. --config.data.crop_size='{smallest}'"
         )
-    return pipeline.training_batches(
-        dataset,
-        training_transform(config, dataset.info),
-        batch_size=config.data.batch_size,
-        steps=config.training.steps,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    options = {
+        "batch_size": config.data.batch_size,
+        "steps": config.training.steps,
+        "seed": config.seed,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    transform, clip = training_transform(config, dataset.info), config.data.clip
+    if clip.carry:
+        return clips.carried_batches(dataset, transform, length=clip.length, stride=clip.stride, **options)
+    return pipeline.training_batches(training_examples(config, dataset), transform, **options)
+
+
+def training_examples(config: ConfigDict, dataset: Dataset) -> Dataset:
+    """What a batch is made of: the images themselves, or clips of them."""
+    clip = config.data.clip
+    return clips.as_clips(dataset, clip.length, clip.stride, clip.hop) if clip.length else dataset
 
 
 def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params: Any, mesh: Mesh) -> Callable:

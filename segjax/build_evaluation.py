@@ -10,15 +10,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from segjax.build import preprocessing
-from segjax.core import sharding
-from segjax.core.batch import denormalise
+from segjax.core.batch import MEMORY, denormalise
 from segjax.crf.post_process import build_refine, read_parameters
-from segjax.data import pipeline, transforms
+from segjax.data import clips, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.evaluation.evaluator import Evaluator
 from segjax.evaluation.inference import Apply, build_predict
 from segjax.evaluation.monte_carlo import Uncertainty, apply_with_dropout, build_monte_carlo, dropout_rates
 from segjax.evaluation.protocol import Protocol
+from segjax.models.conv_rnn import ConvRNN
+from segjax.models.remember import empty_memory
 
 
 def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
@@ -27,7 +28,7 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
     window = tuple(evaluation.window) if any(evaluation.window) else None
     stride = tuple(evaluation.stride) if window and any(evaluation.stride) else None
     plain = window is None and tuple(evaluation.scales) == (1.0,) and not evaluation.flip
-    plain = plain and crf is None and not evaluation.boundary_f1
+    plain = plain and crf is None and not evaluation.boundary_f1 and not config.data.clip.length
     return Protocol(
         dataset=info.name,
         split=split,
@@ -38,9 +39,11 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
         window_padding=evaluation.window_padding,
         scales=tuple(float(scale) for scale in evaluation.scales),
         flip=evaluation.flip,
-        # Scales, windows, mirroring, CRF and borders refer to the image itself, so only the plain form may be padded.
+        # Scales, windows, mirroring, CRF, borders and the comparison of frames refer to the image itself, so only the
+        # plain form may be padded.
         size_multiple=evaluation.size_multiple if plain else 1,
         crf=None if crf is None else tuple(crf.items()),
+        clip=config.data.clip.length,
     )
 
 
@@ -54,23 +57,45 @@ def crf_settings(config: ConfigDict) -> dict[str, Any] | None:
     return settings if settings["iterations"] else None
 
 
-def predictor(module: nn.Module, chosen: Protocol, seen: Mapping[str, Any], mesh: Mesh | None = None) -> Apply:
+def predictor(module: nn.Module, chosen: Protocol, seen: Mapping[str, Any]) -> Apply:
     """(variables, image [N, H, W, 3]) -> probabilities [N, H, W, C], as the protocol says.
 
-    Args:
-      seen: `preprocessing(...)`, by which the CRF finds back to the image's colours.
-      mesh: over which batches are split, or None.
+    seen is `preprocessing(...)`, by which the CRF finds back to the image's colours.
     """
 
     def apply(variables, image):
         return module.apply(variables, image, train=False, method=_method(chosen))
 
     predict = _as_protocol_says(apply, module, chosen)
+    refine = _refiner(chosen, seen)
+    return lambda variables, image: refine(predict(variables, image), image)
+
+
+def clip_predictor(
+    module: ConvRNN, chosen: Protocol, seen: Mapping[str, Any]
+) -> Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, Any]]:
+    """(variables, states, clips [N, T, H, W, 3], reset bool [N]) -> (probabilities [N T, H, W, C], states).
+
+    States are at first those of `segjax.models.remember.empty_memory`. Every frame gets its labels, also where the
+    network was trained with those of the last one.
+    """
+    module = module.clone(labels="all")
+    refine = _refiner(chosen, seen)
+
+    def predict(variables, states, image, reset):
+        logits, states = module.apply({**variables, **states}, image, reset=reset, mutable=[MEMORY])
+        probabilities = jax.nn.softmax(logits.reshape(-1, *logits.shape[2:]))
+        return refine(probabilities, image.reshape(-1, *image.shape[2:])), states
+
+    return predict
+
+
+def _refiner(chosen, seen):
+    """(probabilities, image) -> probabilities: the CRF of the protocol, or nothing."""
     if chosen.crf is None:
-        return predict
+        return lambda probabilities, image: probabilities
     refine = build_refine(dict(chosen.crf))
-    refine = refine if mesh is None else sharding.each_device_its_part(refine, mesh)
-    return lambda variables, image: refine(predict(variables, image), denormalise(image, **seen))
+    return lambda probabilities, image: refine(probabilities, denormalise(image, **seen))
 
 
 def uncertainty_predictor(
@@ -122,16 +147,20 @@ def _as_protocol_says(apply: Apply, module: nn.Module, chosen: Protocol) -> Appl
 
 def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:
     """What scores the model on a split; kwargs go to `Evaluator`."""
-    chosen = protocol(config, dataset.info, dataset.split)
-    batches = partial(
-        pipeline.evaluation_batches,
-        dataset,
-        partial(transforms.normalise, **preprocessing(config, dataset.info)),
-        batch_size=config.evaluation.batch_size,
-        size_multiple=chosen.size_multiple,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    predict = predictor(module, chosen, preprocessing(config, dataset.info), mesh)
-    options = {"images": config.evaluation.images, "boundary_f1": config.evaluation.boundary_f1}
-    return Evaluator(dataset, batches, predict, chosen, mesh, **options, **kwargs)
+    chosen, seen = protocol(config, dataset.info, dataset.split), preprocessing(config, dataset.info)
+    options = {
+        "batch_size": config.evaluation.batch_size,
+        "size_multiple": chosen.size_multiple,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    normalise = partial(transforms.normalise, **seen)
+    if chosen.clip:
+        batches = partial(clips.evaluation_clip_batches, dataset, normalise, window=chosen.clip, **options)
+        predict, begin = clip_predictor(module, chosen, seen), partial(empty_memory, module)
+    else:
+        batches = partial(pipeline.evaluation_batches, dataset, normalise, **options)
+        predict, begin = predictor(module, chosen, seen), None
+    asked = {"images": config.evaluation.images, "boundary_f1": config.evaluation.boundary_f1}
+    asked |= {"davis": config.evaluation.davis, "begin": begin, "clips": clips.find_clips(dataset.ids) if begin else ()}
+    return Evaluator(dataset, batches, predict, chosen, mesh, **asked, **kwargs)

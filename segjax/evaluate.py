@@ -17,6 +17,7 @@ from segjax import build, build_evaluation
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.main import run
+from segjax.core.validation import validate
 from segjax.crf import choose_filter
 from segjax.data.checks import check_dataset
 from segjax.data.dataset import Dataset
@@ -32,7 +33,7 @@ def main() -> None:
     config = CONFIG.value
     if config is None:
         raise ValueError("give --workdir DIR of a training, or --config FILE with --config.init.path=WEIGHTS")
-    config_lib.validate(config)
+    validate(config)
     trained = is_trained(WORKDIR.value, config)
     if not trained and not config.init.path:
         raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")

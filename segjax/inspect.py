@@ -18,6 +18,7 @@ from rich.text import Text
 from segjax.core import config as config_lib
 from segjax.core import pictures
 from segjax.core.main import run
+from segjax.core.validation import validate
 from segjax.data import load_dataset
 from segjax.data.checks import check_dataset
 from segjax.data.class_statistics import ClassStatistics, class_statistics, median_frequency_weights
@@ -31,7 +32,7 @@ MAX_WIDTH = 480
 def main() -> None:
     """Load each split, check the files, print the table, write the sheet."""
     config = CONFIG.value
-    config_lib.validate(config)
+    validate(config)
     name, kwargs = config.data.name, config_lib.data_kwargs(config)
     first = load_dataset(name, "train", **kwargs)
     others = [split for split in first.info.splits if split != "train"]

@@ -1,37 +1,50 @@
 """Label maps and overlays of images of any size and mode.
 
   python -m segjax.predict --workdir runs/x --input 'photos/*.jpg' --output out
+  python -m segjax.predict --workdir runs/x --input drive.mp4 --output out
 
 For each image there are two PNGs: <name>.png, whose pixel values are classes and whose palette is the data set's,
 and <name>_overlay.png with a legend. With `--samples N` the classes are those of the mean of N predictions with
 dropout, and there are <name>_entropy.png and <name>_mutual_information.png (`segjax.evaluation.monte_carlo`) besides:
 16 bits of grey, where 65535 is ln(number of classes) nats, the most that either can be. A file that can't be read is
 named and passed over; the exit status is 1 then.
+
+A video, or with `--clip` a folder of frames, is read frame by frame, in memory that does not grow with it, and becomes
+<name>_overlay.mp4; a recurrent network keeps its states from frame to frame. With `--clip` each frame has its label map
+<name>/<frame>.png besides.
 """
 
 import collections
 import functools
 import glob
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from PIL import Image
-from rich.progress import track
+from rich.progress import Progress, SpinnerColumn, TextColumn, track
 
 from segjax import build, build_evaluation
-from segjax.core import config as config_lib
 from segjax.core import pictures, sharding
+from segjax.core.logger import duration
 from segjax.core.main import run
+from segjax.core.validation import validate
+from segjax.data import video
+from segjax.data.dataset import DatasetInfo
 from segjax.data.images import IMAGE_SUFFIXES, read_image
 from segjax.data.pipeline import round_up
 from segjax.data.transforms import resize_image
 from segjax.evaluation.inference import resize
+from segjax.models.conv_rnn import ConvRNN
+from segjax.models.remember import empty_memory
 from segjax.training.checkpoint import CheckpointError
 
 ENDS = (".png", "_overlay.png")
@@ -43,28 +56,42 @@ def main() -> None:
     config = CONFIG.value
     if config is None:
         raise ValueError("give --workdir DIR of a training, or --config FILE with --config.init.path=WEIGHTS")
-    config_lib.validate(config)
-    files, top = find_images(INPUT.value)
+    validate(config)
     output = Path(OUTPUT.value).expanduser()
-    names = output_names(files, top)
-    samples = SAMPLES.value
-    ends = ENDS + UNCERTAINTY_ENDS * (samples > 0)
-    check_targets(files, [output / name for name in names], ends)
+    clip = CLIP.value or Path(INPUT.value).suffix.lower() in video.VIDEO_SUFFIXES
+    if clip and SAMPLES.value:
+        raise ValueError("--samples is for images; give frames of a clip as images, without --clip")
+    model, info, variables = load_model(config)
+    if clip:
+        predict_clip(config, model, info, variables, Path(INPUT.value).expanduser(), output)
+    else:
+        predict_images(config, model, info, variables, output)
+
+
+def load_model(config: ConfigDict) -> tuple[nn.Module, DatasetInfo, Any]:
+    """(model, facts of its data set, variables on the first device), from --workdir or config.init."""
     mesh = sharding.make_mesh(1, 1)
     if WORKDIR.value:
         info = build.saved_info(WORKDIR.value)
-    else:
-        info = build.datasets(config, ["train"])["train"].info
-    model = build.model(config, info)
-    if WORKDIR.value:
+        model = build.model(config, info)
         variables = build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)
     elif config.init.path:
+        info = build.datasets(config, ["train"])["train"].info
+        model = build.model(config, info)
         variables, report = build.foreign_variables(config, model, mesh)
         print(report.summary())
     else:
         raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
-    variables = jax.device_put(variables, jax.local_devices()[0])
+    return model, info, jax.device_put(variables, jax.local_devices()[0])
 
+
+def predict_images(config: ConfigDict, model: nn.Module, info: DatasetInfo, variables: Any, output: Path) -> None:
+    """Label maps and overlays of all images of --input."""
+    files, top = find_images(INPUT.value)
+    names = output_names(files, top)
+    samples = SAMPLES.value
+    ends = ENDS + UNCERTAINTY_ENDS * (samples > 0)
+    check_targets(files, [output / name for name in names], ends)
     protocol = build_evaluation.protocol(config, info, config.evaluation.split)
     seen = build.preprocessing(config, info)
     if samples and protocol.crf is not None:
@@ -102,6 +129,94 @@ def main() -> None:
     print(f"{len(files) - len(bad)} of {len(files)} images are predicted; they are in {output}")
     if bad:
         sys.exit(f"{len(bad)} could not be read: " + ", ".join(str(path) for path in bad[:20]))
+
+
+def predict_clip(
+    config: ConfigDict, model: nn.Module, info: DatasetInfo, variables: Any, source: Path, output: Path
+) -> None:
+    """An overlay of a video or of a folder of frames, one frame after the other."""
+    protocol, seen = build_evaluation.protocol(config, info, config.evaluation.split), build.preprocessing(config, info)
+    if isinstance(model, ConvRNN):
+        if model.bidirectional:
+            raise ValueError("a bidirectional network needs whole clips, and a video comes frame by frame; evaluate it")
+        predict = build_evaluation.clip_predictor(model, protocol, seen)
+        begin = functools.partial(empty_memory, model)
+    else:
+        once, begin = build_evaluation.predictor(model, protocol, seen), lambda variables, image: {}
+        predict = lambda variables, states, image, reset: (once(variables, image[:, 0]), states)  # noqa: E731
+    step = build_stream(predict, begin, size=parse_size(SIZE.value, config.data.size), **seen)
+    frames = video.frame_files(source) if source.is_dir() else None
+    name = source.name if frames else source.stem
+    target = output / f"{name}_overlay.mp4"
+    if frames:
+        check_targets(frames, [output / name / frame.stem for frame in frames], (".png",))
+        (output / name).mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+    columns = [SpinnerColumn(), TextColumn("frame {task.completed:.0f}  {task.fields[rate]:.1f} frames/s")]
+    began, count = time.monotonic(), 0
+    with video.VideoWriter(target, video.frame_rate(source)) as writer, Progress(*columns, transient=True) as progress:
+        task = progress.add_task("predicting", total=None, rate=0.0)
+        for image, label in stream(step, variables, video.read_video(source)):
+            if frames:
+                write_label_map(output / name / f"{frames[count].stem}.png", label, info.palette)
+            writer.write(pictures.overlay(image, label, info.palette))
+            count += 1
+            progress.update(task, completed=count, rate=count / (time.monotonic() - began))
+    seconds = time.monotonic() - began
+    print(f"{count} frames in {duration(seconds)}, {count / seconds:.1f} frames/s with reading and writing; {target}")
+
+
+def build_stream(
+    predict: Callable,
+    begin: Callable[[Any, jax.Array], Any],
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str = "rgb",
+    size: tuple[int, int] | None = None,
+) -> Callable[[Any, Any, np.ndarray], tuple[jax.Array, Any]]:
+    """Build `step(variables, states, image uint8 [H, W, 3]) -> (label uint8 [H, W], states)`; states are None at first.
+
+    predict and begin are those of `segjax.build_evaluation.clip_predictor` and of `Evaluator`.
+    """
+
+    def prepared(image):
+        return normalised(image, mean, std, channel_order)[None, None]
+
+    @functools.partial(jax.jit, static_argnums=3, donate_argnums=1)
+    def next_label(variables, states, image, native):
+        probabilities, states = predict(variables, states, prepared(image), jnp.zeros(1, bool))
+        return resize(probabilities, native)[0].argmax(-1).astype(jnp.uint8), states
+
+    def step(variables, states, image):
+        native = image.shape[:2]
+        image = resize_image(image, size) if size else image
+        states = begin(variables, prepared(image)) if states is None else states
+        return next_label(variables, states, image, native)
+
+    return step
+
+
+def stream(step: Callable, variables: Any, frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(image, label uint8 [H, W]) of each frame; the next frame is read while the device works on this one."""
+    states, shape, waiting = None, None, None
+    for number, image in enumerate(frames):
+        if shape not in (None, image.shape):
+            raise ValueError(
+                f"the frames of a clip must have one size; frame {number} has {image.shape[:2]}, the others {shape[:2]}"
+            )
+        shape = image.shape
+        label, states = step(variables, states, image)
+        if waiting is not None:
+            yield waiting[0], np.asarray(waiting[1])
+        waiting = image, label
+    if waiting is not None:
+        yield waiting[0], np.asarray(waiting[1])
+
+
+def normalised(image: jax.Array, mean: Sequence[float], std: Sequence[float], channel_order: str) -> jax.Array:
+    """`segjax.data.transforms.normalise` on the device."""
+    image = (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
+    return image[..., ::-1] if channel_order == "bgr" else image
 
 
 def find_images(pattern: str) -> tuple[list[Path], Path]:
@@ -184,21 +299,19 @@ def build_maps(
     `segjax.data.transforms.normalise`.
     """
 
-    def normalised(image):
-        image = (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
-        return image[..., ::-1] if channel_order == "bgr" else image
+    prepared = functools.partial(normalised, mean=mean, std=std, channel_order=channel_order)
 
     def labelled(probabilities, *others):
         return [probabilities[0].argmax(-1).astype(jnp.uint8), *(other[0] for other in others)]
 
     @functools.partial(jax.jit, static_argnums=2)
     def resized_maps(variables, image, native):
-        probabilities, *others = predict(variables, normalised(image)[None])
+        probabilities, *others = predict(variables, prepared(image)[None])
         return labelled(resize(probabilities, native), *(resize(other[..., None], native)[..., 0] for other in others))
 
     @jax.jit
     def padded_maps(variables, image, inside):
-        image = jnp.where(inside[..., None], normalised(image), 0.0)
+        image = jnp.where(inside[..., None], prepared(image), 0.0)
         return labelled(*predict(variables, image[None]))
 
     def maps(variables, image):
@@ -232,7 +345,12 @@ if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file; the workdir's own where it is left out.")
     WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training, for its config and checkpoint.")
     CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "Of the workdir: last, best (by validation mIoU) or a step.")
-    INPUT = flags.DEFINE_string("input", None, "An image, a folder (with its subfolders), or a glob in quotes.")
+    INPUT = flags.DEFINE_string(
+        "input", None, "An image, a folder (with its subfolders), a glob in quotes, or a video."
+    )
+    CLIP = flags.DEFINE_bool(
+        "clip", False, "The folder --input holds the frames of one clip, in the order of their names."
+    )
     OUTPUT = flags.DEFINE_string("output", None, "Folder for the label maps and overlays.")
     SIZE = flags.DEFINE_string(
         "size",
@@ -247,4 +365,4 @@ if __name__ == "__main__":
         " _mutual_information.png. The model must have dropout. 0, the default: one prediction without dropout.",
         lower_bound=0,
     )
-    run(main, required=("input", "output"), expected=(CheckpointError,))
+    run(main, required=("input", "output"), expected=(CheckpointError, ImportError))

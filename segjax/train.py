@@ -23,6 +23,7 @@ from segjax.core import sharding
 from segjax.core.curves import plot_curves
 from segjax.core.logger import Logger, duration, read_json, read_metrics, write_json
 from segjax.core.main import run
+from segjax.core.validation import validate
 from segjax.data import pipeline
 from segjax.data.checks import check_dataset
 from segjax.evaluation.evaluator import score_table
@@ -41,7 +42,7 @@ def main(terminated: Callable[[int], bool]) -> None:
       terminated: step -> whether SIGTERM has come, so that training should stop after this step.
     """
     config, workdir = CONFIG.value, Path(WORKDIR.value).expanduser()
-    config_lib.validate(config)
+    validate(config)
     steps, split, batch_size = config.training.steps, config.evaluation.split, config.data.batch_size
     mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
     sharding.check_batch_size("config.data.batch_size", batch_size, mesh, config.training.accumulate)
@@ -97,8 +98,11 @@ def main(terminated: Callable[[int], bool]) -> None:
             return scores
 
         def example_ids(step):
-            order = pipeline.training_order(len(train), steps * batch_size, config.seed)
-            return [train.ids[order[n]] for n in range(step * batch_size, (step + 1) * batch_size)]
+            if config.data.clip.carry:
+                return [train.ids[index] for index in batches[step]["index"]]
+            examples = build.training_examples(config, train)
+            order = pipeline.training_order(len(examples), steps * batch_size, config.seed)
+            return [examples.ids[order[n]] for n in range(step * batch_size, (step + 1) * batch_size)]
 
         state, results = fit(
             state,

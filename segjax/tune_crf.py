@@ -29,12 +29,12 @@ from ml_collections import ConfigDict, config_flags
 from rich.progress import track
 
 from segjax import build, build_evaluation
-from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.batch import denormalise
 from segjax.core.config import CRF_FIELDS
 from segjax.core.logger import read_json, write_json
 from segjax.core.main import run
+from segjax.core.validation import validate
 from segjax.crf import choose_filter
 from segjax.crf.post_process import build_refine
 from segjax.data import pipeline, transforms
@@ -55,7 +55,7 @@ def main() -> None:
         raise ValueError("give --workdir DIR of a training")
     if jax.process_count() > 1:
         raise ValueError(f"the search runs in one process; there are {jax.process_count()}")
-    config_lib.validate(config)
+    validate(config)
     grid = parse_grid({name: flags.FLAGS[name].value for name in CRF_FIELDS})
     output = Path(OUTPUT.value or Path(WORKDIR.value) / "crf.json").expanduser()
     mesh = sharding.make_mesh()
@@ -198,12 +198,11 @@ def mean_iou(examples: Sequence[Mapping[str, jax.Array]], probabilities: Callabl
 def build_scorer(options: Mapping[str, Any], num_classes: int, mesh) -> Callable[[Sequence[Mapping], Values], float]:
     """Build `refined(examples, values) -> mIoU` with the CRF; one program a size serves all values."""
 
-    @jax.jit
-    def marginals(example, values):
-        def refine(probabilities, image):
-            return build_refine({**options, **dict(zip(CRF_FIELDS, values, strict=True))})(probabilities, image)
+    def refine(example, values):
+        settings = {**options, **dict(zip(CRF_FIELDS, values, strict=True))}
+        return build_refine(settings)(example["probabilities"], example["image"])
 
-        return sharding.each_device_its_part(refine, mesh)(example["probabilities"], example["image"])
+    marginals = jax.jit(sharding.for_mesh(refine, mesh))
 
     def refined(examples, values):
         values = jnp.asarray(values, jnp.float32)

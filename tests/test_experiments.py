@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from segjax import build
-from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL
+from segjax.core.validation import validate
 from segjax.data.dataset import DatasetInfo
 from segjax.training.step import jit_train_step
 
@@ -39,7 +39,7 @@ CASES = [(path, variant) for path in FILES for variant in getattr(module_of(path
 def test_experiment_is_valid_and_its_model_can_be_built(path, variant):
     config = module_of(path).get_config(variant)
     assert config.is_locked
-    config_lib.validate(config)
+    validate(config)
     assert ":" not in variant
     assert path.read_text().startswith('"""')
     for word in ("Paper", "Command"):

@@ -1,10 +1,13 @@
-"""Train every experiment of experiments/digit_scenes at its one budget, with several seeds, and write the table.
+"""Train experiments of one folder at their one budget, with several seeds, and write the table.
 
-  PYTHONPATH=. python experiments/benchmarks/digit_scenes_table.py --workdir runs/digit_scenes [--seeds 0,1,2]
+  PYTHONPATH=. python experiments/benchmarks/seeds_table.py experiments/digit_scenes --workdir runs/digit_scenes
+  PYTHONPATH=. python experiments/benchmarks/seeds_table.py experiments/digit_clips --workdir runs/digit_clips \\
+      --experiments convgru,convgru:single --compare convgru,convgru:single
 
 Each run is `python -m segjax.train` in a process of its own, in WORKDIR/<experiment>-<seed>; one that has finished is
 not repeated and one that was cut off goes on, so the command can be given again. What has finished is written to
-experiments/results/digit_scenes.csv (a row a run) and digit_scenes.md (a row a model: mean and standard deviation).
+experiments/results/<folder>.csv (a row a run) and <folder>.md (a row an experiment: mean and standard deviation; then
+the difference of those that are compared, with the 95 % interval of Student's t over the seeds, paired).
 Arguments after `--` go to every training, e.g. `-- --config.training.steps=300`; they are kept in the table.
 """
 
@@ -18,25 +21,35 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scipy import stats
+
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "experiments/digit_scenes"
 RESULTS = ROOT / "experiments/results"
+SCORES = {"mIoU": "mIoU", "pixel_accuracy": "pixel accuracy", "temporal_consistency": "consistency", "J&F": "J&F"}
+"""Of a run's summary, in percent, where it has them."""
 
 
-def experiments(wanted):
-    """Names of the experiments, all of them where none is wanted by name."""
-    names = [path.stem for path in sorted(FOLDER.glob("*.py")) if "def get_config" in path.read_text()]
-    if unknown := set(wanted) - set(names):
+def experiments(folder, wanted):
+    """Names of the experiments, each with `:variant` where one is wanted; all without variant where none is wanted."""
+    names = [path.stem for path in sorted(folder.glob("*.py")) if "def get_config" in path.read_text()]
+    if unknown := {name.split(":")[0] for name in wanted} - set(names):
         raise SystemExit(f"unknown experiments {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
     return wanted or names
 
 
-def train(name, seed, workdir, extra):
+def train(folder, name, seed, workdir, extra):
     """The summary of a run, or None where it failed; its output lies in the workdir."""
     summary = workdir / "summary.json"
     if not summary.is_file():
         workdir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "segjax.train", "--config", str(FOLDER / f"{name}.py")]
+        file, _, variant = name.partition(":")
+        command = [
+            sys.executable,
+            "-m",
+            "segjax.train",
+            "--config",
+            f"{folder / file}.py" + f":{variant}" * bool(variant),
+        ]
         command += ["--workdir", str(workdir), f"--config.seed={seed}", *extra]
         with (workdir / "log.txt").open("a") as log:
             status = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -51,8 +64,7 @@ def row(name, seed, summary, extra):
     return {
         "experiment": name,
         "seed": seed,
-        "mIoU": f"{100 * summary['mIoU']:.2f}",
-        "pixel_accuracy": f"{100 * summary['pixel_accuracy']:.2f}",
+        **{score: f"{100 * summary[score]:.2f}" for score in SCORES if score in summary},
         "params": summary["params"],
         "steps": summary["step"],
         "minutes": f"{summary['seconds'] / 60:.1f}",
@@ -63,46 +75,76 @@ def row(name, seed, summary, extra):
     }
 
 
-def table(rows):
-    """Markdown: a line a model, the best first."""
-    lines = ["| experiment | val mIoU, % | seeds | parameters | minutes a run |", "|---|---|---|---|---|"]
+def grouped(rows):
+    """{experiment: its rows, by seed}"""
     groups = {}
-    for each in rows:
+    for each in sorted(rows, key=lambda row: row["seed"]):
         groups.setdefault(each["experiment"], []).append(each)
+    return groups
 
-    def scores(name):
-        return [float(each["mIoU"]) for each in groups[name]]
 
-    for name in sorted(groups, key=lambda name: -statistics.mean(scores(name))):
+def mean_and_spread(values):
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def table(rows):
+    """Markdown: a line an experiment, the best first."""
+    names = [score for score in SCORES if score in rows[0]]
+    titles = ["experiment", *(f"val {SCORES[score]}, %" for score in names), "seeds", "parameters", "minutes a run"]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    groups = grouped(rows)
+    for name in sorted(groups, key=lambda name: -statistics.mean(float(each["mIoU"]) for each in groups[name])):
         mine = groups[name]
-        spread = f" ± {statistics.stdev(scores(name)):.2f}" if len(mine) > 1 else ""
         minutes = statistics.mean(float(each["minutes"]) for each in mine)
-        score = f"{statistics.mean(scores(name)):.2f}{spread}"
-        lines.append(f"| {name} | {score} | {len(mine)} | {mine[0]['params']:,} | {minutes:.1f} |")
+        scores = [mean_and_spread([float(each[score]) for each in mine]) for score in names]
+        lines.append(
+            "| " + " | ".join([name, *scores, str(len(mine)), f"{mine[0]['params']:,}", f"{minutes:.1f}"]) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def comparison(rows, pair):
+    """A line for each score: the mean difference over the seeds that both have, and its interval."""
+    ours, others = ({each["seed"]: each for each in grouped(rows).get(name, [])} for name in pair)
+    seeds = sorted(ours.keys() & others.keys())
+    if len(seeds) < 2:
+        return ""
+    lines = [f"\n{pair[0]} minus {pair[1]}, {len(seeds)} seeds, percentage points:\n"]
+    for score in [score for score in SCORES if score in rows[0]]:
+        differences = [float(ours[seed][score]) - float(others[seed][score]) for seed in seeds]
+        mean, error = statistics.mean(differences), statistics.stdev(differences) / len(seeds) ** 0.5
+        half = error * stats.t.ppf(0.975, len(seeds) - 1)
+        verdict = "" if abs(mean) > half else ", not significant"
+        lines.append(f"- {SCORES[score]}: {mean:+.2f}, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}{verdict}")
     return "\n".join(lines) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="e.g. experiments/digit_scenes")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--experiments", default="", help="names separated by commas; default: all")
+    parser.add_argument("--experiments", default="", help="names or name:variant, by commas; default: all names")
+    parser.add_argument("--compare", default="", help="two of them, by a comma; again with a blank between pairs")
     parser.add_argument("extra", nargs="*", help="after --: arguments of every training")
     arguments = parser.parse_args()
-    rows = []
+    folder, rows = arguments.folder.absolute(), []
+    pairs = [pair.split(",") for pair in arguments.compare.split()]
     for seed in map(int, arguments.seeds.split(",")):
-        for name in experiments([name for name in arguments.experiments.split(",") if name]):
-            summary = train(name, seed, arguments.workdir.absolute() / f"{name}-{seed}", arguments.extra)
+        for name in experiments(folder, [name for name in arguments.experiments.split(",") if name]):
+            summary = train(folder, name, seed, arguments.workdir.absolute() / f"{name}-{seed}", arguments.extra)
             if summary is None:
                 continue
             rows.append(row(name, seed, summary, arguments.extra))
             print("  ".join(map(str, list(rows[-1].values())[:8])), flush=True)
             RESULTS.mkdir(parents=True, exist_ok=True)
-            with (RESULTS / "digit_scenes.csv").open("w", newline="") as file:
+            with (RESULTS / f"{folder.name}.csv").open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-            (RESULTS / "digit_scenes.md").write_text(table(rows))
+            text = table(rows) + "".join(comparison(rows, pair) for pair in pairs)
+            (RESULTS / f"{folder.name}.md").write_text(text)
 
 
 if __name__ == "__main__":

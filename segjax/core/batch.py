@@ -12,6 +12,13 @@ and in training, where `data.border_weight.w0` is above 0:
 |--------|-----------|---------|-------------------------------------------------------------------------|
 | weight | [N, H, W] | float32 | what is added in the loss to the weight of the pixel's class; 0 or more |
 
+For clips image is [N, T, H, W, 3] and label [N, T, H, W]. In evaluation index is then [N, T], and where states are
+carried from batch to batch there is
+
+| key   | shape | dtype | meaning                                                                         |
+|-------|-------|-------|---------------------------------------------------------------------------------|
+| reset | [N]   | bool  | this row begins a clip, so that the state from the batch before does not count  |
+
 A padded example has index -1, a zero image and a label of IGNORE_LABEL everywhere, so that losses and
 confusion matrices pass over it without a special case.
 """
@@ -26,6 +33,9 @@ IGNORE_LABEL = 255
 
 Files may use another value (CamVid: 11, or none); each data set maps its own to this one when it reads.
 """
+
+MEMORY = "memory"
+"""The collection of a model's variables that holds the states of clips, each [N, ...], one a row of the batch."""
 
 MAX_CLASSES = 255
 """Labels are uint8 and IGNORE_LABEL takes one value."""

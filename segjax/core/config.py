@@ -1,22 +1,20 @@
-"""The config of an experiment: every field with its default, loading, validation, saving and comparing.
+"""The config of an experiment: every field with its default, loading, saving and comparing.
 
 A config is a locked `ml_collections.ConfigDict`. An experiment file is a function `get_config(variant="")` that
 takes `default_config()` and changes what its paper's table states. Flags change it again:
 `--config.optimizer.learning_rate=0.01`. An unknown field or a value of the wrong type fails when the flags are
-parsed; a value out of range, an unknown name or a contradiction fails in `validate`, before anything is compiled.
+parsed; a value out of range, an unknown name or a contradiction fails in `segjax.core.validation`, before anything is
+compiled.
 """
 
 import difflib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-
-from segjax.core.batch import MAX_CLASSES
 
 SCHEDULES = ("constant", "poly", "cosine")
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
@@ -81,6 +79,13 @@ def default_config() -> ConfigDict:
                     "rotation": 0.0,  # largest angle, degrees
                     "elastic": 0.0,  # standard deviation of the displacements, pixels
                 },
+                "clip": {  # clips for recurrent networks, of images with ids <clip>/<frame> or with running numbers
+                    "length": 0,  # frames in a training example, and in a window of the evaluation; 0: single images
+                    "stride": 1,  # from one frame to the next, in frames of the data set; evaluation takes every frame
+                    "hop": 0,  # from an example's first frame to the next one's; 0 is length * stride
+                    "carry": False,  # a step goes on in the clips of the step before, with their states: truncated BPTT
+                    "unlabelled": False,  # for `folder`: frames without a mask belong to the clips, and are not scored
+                },
                 "border_weight": {  # of U-Net, in the loss: w0 exp(-(d1 + d2)^2 / (2 sigma^2)) beside class_weights
                     "w0": 0.0,  # 0 is off
                     "sigma": 5.0,  # pixels
@@ -139,6 +144,7 @@ def default_config() -> ConfigDict:
                 "flip": False,
                 "size_multiple": 32,  # images are padded to this when batched, and the padding is cut again
                 "images": 4,  # pictures drawn at an evaluation
+                "davis": False,  # J, F and J&F of DAVIS for each class but 0, over the frames of clips
                 "boundary_f1": False,  # also score the borders between classes, at the images' own sizes
                 "crf": {  # fully connected CRF on the probabilities, see segjax/crf/mean_field.py
                     "iterations": 0,  # of the mean field; 0 is off, DeepLab takes 10
@@ -172,150 +178,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return (f"did you mean {close[0]!r}? " if close else "") + f"valid: {', '.join(valid)}"
 
 
-def validate(config: ConfigDict) -> None:
-    """Check what a type cannot say, and list every problem at once.
-
-    Raises:
-      ValueError: names each field, what must hold and what was received.
-    """
-    problems = list(_structure_problems(config, default_config(), ""))
-    if not problems:
-        problems = list(_value_problems(config))
-    if problems:
-        raise ValueError("the config is not valid:\n" + "\n".join(f"  {problem}" for problem in problems))
-
-
-def _structure_problems(config: ConfigDict, defaults: ConfigDict, prefix: str):
-    """Fields that are missing or unknown; a hand-written config file can have both."""
-    open_ended = prefix == "model."
-    for name, default in defaults.items():
-        path = prefix + name
-        if name not in config:
-            yield f"config.{path} is missing (default: {default!r})"
-        elif isinstance(default, ConfigDict):
-            if isinstance(config[name], ConfigDict):
-                yield from _structure_problems(config[name], default, path + ".")
-            else:
-                yield f"config.{path} must be a ConfigDict; received {config[name]!r}"
-    if not open_ended:
-        for name in config:
-            if name not in defaults:
-                yield f"config.{prefix}{name} is unknown; {nearest(name, defaults)}"
-
-
-def _value_problems(config: ConfigDict):
-    def need(holds: bool, field: str, what: str):
-        if not holds:
-            value = config
-            for part in field.split("."):
-                value = value[part]
-            yield f"config.{field} must be {what}; received {value!r}"
-
-    def one_of(field: str, value: str, valid: Iterable[str]):
-        if value not in valid:
-            yield f"config.{field} {value!r} is unknown; {nearest(str(value), valid)}"
-
-    data, loss, optimizer, training = config.data, config.loss, config.optimizer, config.training
-    evaluation = config.evaluation
-    yield from need(0 <= config.seed < 2**31, "seed", "in 0..2^31-1")
-    yield from need(data.batch_size >= 1, "data.batch_size", "at least 1")
-    yield from need(data.workers >= 0, "data.workers", "0 or more")
-    yield from need(data.cache >= 0, "data.cache", "0 or more")
-    for name in ("size", "crop_size"):
-        yield from need(_is_size(data[name]), f"data.{name}", "(height, width), or (0, 0)")
-    low, high = data.augment.scale if len(data.augment.scale) == 2 else (0, 0)
-    yield from need(0 < low <= high, "data.augment.scale", "(low, high) with 0 < low <= high")
-    varies = (low, high) != (1.0, 1.0)
-    yield from need(not varies or all(data.crop_size), "data.crop_size", "set where data.augment.scale varies the size")
-    for name in ("flip_horizontal", "flip_vertical"):
-        yield from need(0 <= data.augment[name] <= 1, f"data.augment.{name}", "a probability")
-    for name in ("photometric", "rotation", "elastic"):
-        yield from need(data.augment[name] >= 0, f"data.augment.{name}", "0 or more")
-    yield from one_of("data.channel_order", data.channel_order, CHANNEL_ORDERS)
-    inside = all(0 <= value <= 255 for value in data.mean)
-    yield from need(len(data.mean) in (0, 3) and inside, "data.mean", "(R, G, B) in 0..255, or ()")
-    above = all(value > 0 for value in data.std)
-    yield from need(len(data.std) in (0, 3) and above, "data.std", "(R, G, B) above 0 in units of 0..255, or ()")
-    border = data.border_weight
-    yield from need(border.w0 >= 0, "data.border_weight.w0", "0 or more")
-    yield from need(border.sigma > 0, "data.border_weight.sigma", "above 0")
-    classes_known = all(0 <= value < MAX_CLASSES for value in border.object_classes)
-    yield from need(classes_known, "data.border_weight.object_classes", "classes")
-    for name in sorted(set(LOSS_TERMS) - set(PIXEL_WEIGHTED_LOSSES)):
-        off = border.w0 == 0 or loss[name] == 0
-        yield from need(off, f"loss.{name}", "0 where data.border_weight.w0 is not: it cannot weigh pixels")
-    yield from one_of("model.dtype", config.model.dtype, DTYPES)
-    for name in LOSS_TERMS:
-        yield from need(loss[name] >= 0, f"loss.{name}", "a weight of 0 or more")
-    if not any(loss[name] > 0 for name in LOSS_TERMS):
-        yield f"one of config.loss.{{{', '.join(LOSS_TERMS)}}} must be above 0; received 0 for each"
-    yield from need(all(weight >= 0 for weight in loss.class_weights), "loss.class_weights", "0 or more each")
-    yield from need(loss.auxiliary >= 0, "loss.auxiliary", "a weight of 0 or more")
-    yield from need(0 <= loss.label_smoothing < 1, "loss.label_smoothing", "in [0, 1)")
-    yield from one_of("optimizer.name", optimizer.name, OPTIMIZERS)
-    yield from one_of("optimizer.schedule", optimizer.schedule, SCHEDULES)
-    yield from need(optimizer.learning_rate > 0, "optimizer.learning_rate", "above 0")
-    yield from need(0 <= optimizer.warmup_steps <= training.steps, "optimizer.warmup_steps", "in 0..training.steps")
-    for name in ("weight_decay", "clip_norm"):
-        yield from need(optimizer[name] >= 0, f"optimizer.{name}", "0 or more")
-    for name in ("momentum", "b2"):
-        yield from need(0 <= optimizer[name] < 1, f"optimizer.{name}", "in [0, 1)")
-    yield from need(training.steps >= 1, "training.steps", "at least 1")
-    yield from need(training.log_every >= 1, "training.log_every", "at least 1")
-    yield from need(training.eval_every >= 0, "training.eval_every", "0 or more")
-    yield from need(0 <= training.ema_decay < 1, "training.ema_decay", "in [0, 1)")
-    yield from need(
-        training.accumulate >= 1 and data.batch_size % training.accumulate == 0,
-        "training.accumulate",
-        f"a divisor of data.batch_size = {data.batch_size}",
-    )
-    yield from one_of("training.on_nonfinite", training.on_nonfinite, ("stop", "skip"))
-    yield from need(config.checkpoint.every >= 0, "checkpoint.every", "0 or more")
-    yield from need(config.checkpoint.keep >= 1, "checkpoint.keep", "at least 1")
-    yield from one_of("init.source", config.init.source, INIT_SOURCES)
-    for name in ("allow_missing", "allow_unused"):
-        yield from need(_is_pattern(config.init[name]), f"init.{name}", "a regular expression")
-    yield from need(evaluation.batch_size >= 1, "evaluation.batch_size", "at least 1")
-    yield from need(evaluation.size_multiple >= 1, "evaluation.size_multiple", "at least 1")
-    yield from need(evaluation.images >= 0, "evaluation.images", "0 or more")
-    for name in ("window", "stride"):
-        yield from need(_is_size(evaluation[name]), f"evaluation.{name}", "(height, width), or (0, 0)")
-    yield from need(
-        all(0 <= s <= w for s, w in zip(evaluation.stride, evaluation.window, strict=False)),
-        "evaluation.stride",
-        f"at most evaluation.window = {tuple(evaluation.window)}, so that no pixel is left out",
-    )
-    yield from one_of("evaluation.window_padding", evaluation.window_padding, WINDOW_PADDINGS)
-    tiled = evaluation.window_padding == "mirror"
-    yield from need(not tiled or any(evaluation.window), "evaluation.window", "set where window_padding is 'mirror'")
-    yield from need(not (tiled and any(evaluation.stride)), "evaluation.stride", "(0, 0): mirrored windows are tiles")
-    yield from need(
-        len(evaluation.scales) > 0 and all(scale > 0 for scale in evaluation.scales),
-        "evaluation.scales",
-        "one or more scales above 0",
-    )
-    yield from need(evaluation.crf.iterations >= 0, "evaluation.crf.iterations", "0 or more")
-    for name in CRF_FIELDS:
-        weight = name.endswith("weight")
-        value, what = evaluation.crf[name], "0 or more" if weight else "above 0"
-        yield from need(value > 0 or (weight and value == 0), f"evaluation.crf.{name}", what)
-    for name in ("data", "fsdp"):
-        value = config.parallel[name]
-        yield from need(value == -1 or value >= 1, f"parallel.{name}", "at least 1, or -1 for what is left")
-
-
-def _is_size(value: Any) -> bool:
-    return len(value) == 2 and (all(v > 0 for v in value) or all(v == 0 for v in value))
-
-
-def _is_pattern(text: str) -> bool:
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
-
-
 def data_kwargs(config: ConfigDict) -> dict[str, Any]:
     """What `segjax.data.load_dataset(name, split, **kwargs)` needs from a config: only what was set."""
     data = config.data
@@ -330,6 +192,8 @@ def data_kwargs(config: ConfigDict) -> dict[str, Any]:
         kwargs["split_seed"] = data.split_seed
         if data.ignore_label >= 0:
             kwargs["ignore_label"] = data.ignore_label
+        if data.clip.unlabelled:
+            kwargs["unlabelled"] = True
     return kwargs
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from segjax.core.batch import MEMORY
+
 DATA, FSDP = "data", "fsdp"
 MIN_FSDP_SIZE = 2**14
 """Smaller arrays are copied to every device: gathering them would cost more than it saves."""
@@ -107,13 +109,39 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
-def each_device_its_part(function: Callable, mesh: Mesh) -> Callable:
-    """The same function of batched arrays, for one that treats examples one by one: each device runs it on its own.
+def for_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """The same function, told of the mesh for which it is traced: what `by_examples` in it needs to know."""
 
-    Without, XLA would gather the whole batch on every device for a loop over the examples.
+    def traced(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
+
+
+def by_examples(function: Callable, shared: Any, *batched: jax.Array) -> Any:
+    """`function(shared, *batched)`, for one that treats the examples of its batched arguments one by one.
+
+    Where a mesh is known (`for_mesh`), each device runs it on its own part of the batch, with all of `shared`; XLA
+    would gather the whole batch on every device for a loop over examples.
     """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(shared, *batched)
+    leaves, structure = jax.tree.flatten(shared)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+    def part(arrays, *batched):
+        every = list(leaves)
+        for place, array in zip(places, arrays, strict=True):
+            every[place] = array
+        return function(jax.tree.unflatten(structure, every), *batched)
+
     spec = PartitionSpec((DATA, FSDP))
-    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    specs = (PartitionSpec(), *(spec for _ in batched))
+    # The arrays are the same on every device, and their gradient is the sum over the devices.
+    mapped = jax.shard_map(part, in_specs=specs, out_specs=spec, check_vma=False)
+    return mapped([leaves[place] for place in places], *batched)
 
 
 def microbatch_sharding(mesh: Mesh) -> NamedSharding:
@@ -124,11 +152,14 @@ def microbatch_sharding(mesh: Mesh) -> NamedSharding:
 def state_sharding(mesh: Mesh, state: Any) -> Any:
     """For each array of a state: split along its largest axis that `fsdp` divides, else a copy on each device.
 
-    It looks at shapes only, so a parameter, its momentum and its average always lie alike.
+    It looks at shapes only, so a parameter, its momentum and its average always lie alike. But the states of clips,
+    below MEMORY, lie as the batch does.
     """
     parts = mesh.shape[FSDP]
 
-    def of(leaf):
+    def of(path, leaf):
+        if any(getattr(key, "key", None) == MEMORY for key in path):
+            return batch_sharding(mesh)
         shape = np.shape(leaf)
         axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
         if parts == 1 or not axes or np.prod(shape) < MIN_FSDP_SIZE:
@@ -136,7 +167,7 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
         axis = max(axes, key=lambda a: shape[a])
         return NamedSharding(mesh, PartitionSpec(*(FSDP if a == axis else None for a in range(len(shape)))))
 
-    return jax.tree.map(of, state)
+    return jax.tree_util.tree_map_with_path(of, state)
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

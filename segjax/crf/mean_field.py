@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.core import sharding
 from segjax.crf.filters import (
     Filter,
     bilateral_features,
@@ -80,7 +81,8 @@ def mean_field_logits(
     """-unary - mu sum_m w_m K_m Q of the last iteration: what a loss takes, where a marginal may be 0 in float32.
 
     Runs under jit, vmap and reverse-mode differentiation with respect to `unary` and `params`. The images of a batch
-    are filtered one after the other, so memory beside input and output is that of one image.
+    are filtered one after the other, so memory beside input and output is that of one image; several devices each
+    filter theirs.
 
     Args:
       unary: float32 [N, H, W, C], energies: -log p, any constant added to a pixel's classes.
@@ -104,11 +106,10 @@ def mean_field_logits(
     if inside is None:
         inside = jnp.ones(unary.shape[:3], bool)
 
-    def one_image(example):
-        unary, image, inside = example
-        return _infer(unary, image, inside, params, iterations, normalization, chosen)
+    def one_by_one(params, *batch):
+        return jax.lax.map(lambda example: _infer(*example, params, iterations, normalization, chosen), batch)
 
-    return jax.lax.map(one_image, (unary, image, inside))
+    return sharding.by_examples(one_by_one, params, unary, image, inside)
 
 
 def _infer(unary, image, inside, params, iterations, normalization, chosen):

@@ -22,6 +22,7 @@ class DatasetInfo:
       mean, std: of the training images' RGB channels, in units of 0..255, for normalisation.
       splits: names of the splits that exist.
       licence, citation: text to show to a person.
+      frames: of each of the source's examples, where those are clips; 1 for images.
     """
 
     name: str
@@ -33,6 +34,7 @@ class DatasetInfo:
     splits: tuple[str, ...]
     licence: str = ""
     citation: str = ""
+    frames: int = 1
 
     def __post_init__(self):
         if not 2 <= self.num_classes <= MAX_CLASSES:

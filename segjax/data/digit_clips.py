@@ -36,6 +36,7 @@ INFO = DatasetInfo(
     splits=tuple(COUNTS),
     licence=digits.LICENCE,
     citation=digits.CITATION,
+    frames=FRAMES,
 )
 
 

@@ -37,7 +37,7 @@ def boundary_f1(prediction: jax.Array, label: jax.Array, num_classes: int, toler
 
     def of_class(index):
         drawn, wanted = _border(prediction, index), _border(label, index)
-        hit, found = (drawn & _near(wanted, reach)), (wanted & _near(drawn, reach))
+        hit, found = (drawn & near(wanted, reach)), (wanted & near(drawn, reach))
         hit, drawn, found, wanted = (pixels.sum((1, 2)) for pixels in (hit, drawn, found, wanted))
         precision, recall = hit / jnp.maximum(drawn, 1), found / jnp.maximum(wanted, 1)
         return 2 * precision * recall / jnp.maximum(precision + recall, 1e-12), wanted > 0
@@ -54,7 +54,7 @@ def _border(classes, index):
     return mine & beside
 
 
-def _near(border, reach):
+def near(border, reach):
     """bool [N, H, W]: pixels within `reach` pixels of one that is set, row by row of the disc."""
     height, width = border.shape[1:3]
     radius = min(math.floor(reach), max(height, width))

@@ -1,6 +1,6 @@
 """A data set and a model's probabilities -> scores, pictures, and the file that says how both were made."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from rich.progress import track
 from segjax.core import pictures, sharding
 from segjax.core.batch import IGNORE_LABEL
 from segjax.core.logger import write_json
-from segjax.evaluation import boundary, metrics
+from segjax.evaluation import boundary, metrics, video
 from segjax.evaluation.inference import Apply
 from segjax.evaluation.protocol import Protocol
 
@@ -24,6 +24,13 @@ class Totals(NamedTuple):
 
     confusion: metrics.ExactCounts
     calibration: metrics.CalibrationState
+
+
+class Carried(NamedTuple):
+    """What goes from one batch of clips to the next: the network's states, and the last prediction [N, H, W]."""
+
+    states: Any
+    prediction: jax.Array | None
 
 
 class Evaluator:
@@ -41,37 +48,51 @@ class Evaluator:
         protocol: Protocol,
         mesh: Mesh,
         *,
+        begin: Callable[[Any, jax.Array], Any] | None = None,
+        clips: Sequence[Sequence[int]] = (),
         images: int = 4,
         boundary_f1: bool = False,
+        davis: bool = False,
         progress: bool = False,
     ):
         """
         Args:
           dataset: a `segjax.data.dataset.Dataset`, for its class table, ids, and the images to draw.
           batches: `batches()` gives this process's part of every batch of the split, as
-            `segjax.data.pipeline.evaluation_batches` makes them.
-          predict: (variables, image [N, H, W, 3]) -> probabilities [N, H, W, C].
+            `segjax.data.pipeline.evaluation_batches` makes them, or `segjax.data.clips.evaluation_clip_batches`.
+          predict: (variables, image [N, H, W, 3]) -> probabilities [N, H, W, C]; for clips (variables, states,
+            image [N, T, H, W, 3], reset [N]) -> (probabilities [N T, H, W, C], states).
+          begin: for clips, (variables, image) -> the states before the first frame.
+          clips: the indices of each clip's frames, for DAVIS's scores.
           images: how many pictures to draw.
           boundary_f1: score the borders too; the protocol must then leave the images unpadded.
+          davis: score clips by DAVIS's J and F too.
           progress: show a bar.
         """
         if len(dataset) == 0:
             raise ValueError(f"split {dataset.split!r} of {dataset.info.name!r} must have examples; it has none")
         self.dataset, self.protocol = dataset, protocol
         self._batches, self._mesh, self._progress = batches, mesh, progress
+        self._begin, self._clips = begin, clips
         self._drawn = {int(index) for index in np.linspace(0, len(dataset) - 1, min(images, len(dataset)))}
         self.panels: dict[str, np.ndarray] = {}
         batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         self._step = jax.jit(
-            build_eval_step(predict, dataset.info.num_classes, boundary_f1=boundary_f1),
-            in_shardings=(None, batch, whole),
-            out_shardings=(whole, whole, batch),
+            build_eval_step(
+                predict if begin else _by_images(predict),
+                dataset.info.num_classes,
+                boundary_f1=boundary_f1,
+                davis=davis,
+            ),
+            in_shardings=(None, batch, whole, batch),
+            out_shardings=(whole, whole, batch, batch),
         )
 
     def __call__(self, variables: Any) -> dict[str, Any]:
         """The scores of `segjax.evaluation.metrics.scores`, `per_image_mIoU`, `calibration_error`, `confusion`.
 
-        And `boundary_f1` where it was asked for: the mean over the images.
+        And `boundary_f1` where it was asked for: the mean over the images; for clips `temporal_consistency`, the mean
+        over the frames that have one before them, and DAVIS's scores where they were asked for.
         """
         num_classes = self.dataset.info.num_classes
         totals = Totals(metrics.init_counts((num_classes, num_classes)), metrics.init_calibration())
@@ -80,24 +101,44 @@ class Evaluator:
         if self._progress and sharding.is_main_process():
             batches = track(batches, "evaluating")
         per_image: dict[str, list] = {}
-        predictions = []
+        predictions, every_index, carried = [], [], Carried({}, None)
         for local in batches:
             batch = sharding.put_batch(self._mesh, local)
-            totals, found, prediction = self._step(variables, batch, totals)
+            if self._begin:
+                carried = self._continued(carried, variables, batch)
+            totals, found, prediction, carried = self._step(variables, batch, totals, carried)
             for name, values in found.items():
                 per_image.setdefault(name, []).append(values)
             # Every process sees the whole index, so that all of them fetch a batch or none does.
-            indices = np.asarray(sharding.fetch(batch["index"]))
+            indices = np.asarray(sharding.fetch(batch["index"])).reshape(-1)
+            every_index.append(indices)
             if self._drawn.intersection(indices.tolist()):
                 predictions.append((indices, sharding.fetch(prediction)))
         self._draw(predictions)
         confusion = metrics.counts(totals.confusion)
+        found = {name: np.concatenate(parts) for name, parts in jax.device_get(per_image).items()}
+        davis = {name: found.pop(name) for name in ("J", "F") if name in found}
         return {
             **metrics.scores(confusion),
-            **{name: finite_mean(np.concatenate(parts)) for name, parts in jax.device_get(per_image).items()},
+            **{name: finite_mean(values) for name, values in found.items()},
+            **(self._davis(np.concatenate(every_index), **davis) if davis else {}),
             "calibration_error": metrics.expected_calibration_error(totals.calibration),
             "confusion": confusion,
         }
+
+    def _continued(self, carried, variables, batch):
+        """What the batch before left, or an empty start where clips of another size begin."""
+        shape = batch["label"].shape[:1] + batch["label"].shape[2:]
+        if carried.prediction is not None and carried.prediction.shape == shape:
+            return carried
+        start = Carried(self._begin(variables, batch["image"]), jnp.zeros(shape, jnp.uint8))
+        return jax.device_put(start, sharding.batch_sharding(self._mesh))
+
+    def _davis(self, indices, J, F):
+        """Each frame's scores in the order of the split, and from them DAVIS's over the clips."""
+        inside = indices >= 0
+        order = np.argsort(indices[inside])
+        return video.davis_means(J[inside][order], F[inside][order], self._clips)
 
     def scalars(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """The scores that are one number."""
@@ -146,13 +187,22 @@ def finite_mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def build_eval_step(predict: Apply, num_classes: int, *, boundary_f1: bool = False) -> Callable:
-    """(variables, batch, totals) -> (totals, {name: score of each image [N]}, prediction uint8 [N, H, W])."""
+def _by_images(predict: Apply) -> Callable:
+    """A predictor of single images in the form of one of clips, without states."""
+    return lambda variables, states, image, reset: (predict(variables, image), states)
 
-    def eval_step(variables, batch, totals: Totals):
-        probabilities = predict(variables, batch["image"])
+
+def build_eval_step(predict: Callable, num_classes: int, *, boundary_f1: bool = False, davis: bool = False) -> Callable:
+    """(variables, batch, totals, carried) -> (totals, {name: score of each image}, prediction uint8, carried).
+
+    predict is (variables, states, image, reset) -> (probabilities [M, H, W, C], states), M = N for images and N T for
+    the frames of clips. Scores are [M], those of DAVIS [M, C - 1]; the prediction is [M, H, W].
+    """
+
+    def eval_step(variables, batch, totals: Totals, carried: Carried):
+        probabilities, states = predict(variables, carried.states, batch["image"], batch.get("reset"))
         prediction = probabilities.argmax(-1).astype(jnp.uint8)
-        label = batch["label"]
+        label = batch["label"].reshape(prediction.shape)
         per_image = metrics.per_image_confusion(prediction, label, num_classes)
         totals = Totals(
             metrics.add_counts(totals.confusion, per_image.sum(0)),
@@ -161,7 +211,16 @@ def build_eval_step(predict: Apply, num_classes: int, *, boundary_f1: bool = Fal
         found = {"per_image_mIoU": per_image_miou(per_image)}
         if boundary_f1:
             found["boundary_f1"] = boundary.boundary_f1(prediction, label, num_classes)
-        return totals, found, prediction
+        if "reset" not in batch:
+            return totals, found, prediction, carried
+        clips = prediction.reshape(batch["label"].shape)
+        before = jnp.concatenate([carried.prediction[:, None], clips[:, :-1]], 1).reshape(prediction.shape)
+        follows = (batch["index"] >= 0).at[:, 0].min(~batch["reset"]).reshape(-1)
+        found["temporal_consistency"] = video.temporal_consistency(prediction, before, follows, num_classes)
+        if davis:
+            found["J"] = video.davis_j(prediction, label, num_classes)
+            found["F"] = video.davis_f(prediction, label, num_classes)
+        return totals, found, prediction, Carried(states, clips[:, -1])
 
     return eval_step
 
@@ -206,6 +265,10 @@ def score_table(scores: Mapping[str, Any], class_names: tuple[str, ...], protoco
         ("mean Dice", "mean_dice"),
         ("per-image mIoU", "per_image_mIoU"),
         ("boundary F1", "boundary_f1"),
+        ("temporal consist.", "temporal_consistency"),
+        ("DAVIS J&F", "J&F"),
+        ("DAVIS J", "J_mean"),
+        ("DAVIS F", "F_mean"),
         ("calibration error", "calibration_error"),
     ):
         if key not in scores:

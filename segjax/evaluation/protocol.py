@@ -19,6 +19,8 @@ class Protocol:
       size_multiple: whole images are padded to this at the bottom and right, and the padding is cut again.
       crf: iterations, parameters, normalization and filters of the fully connected CRF on the probabilities, as pairs
         (name, value), or None where there is none.
+      clip: 0 where each image is scored by itself; else clips are read in windows of so many frames, in order, and the
+        states of a recurrent network go from window to window.
       ignore: which pixels are not counted.
       reduction: "micro": one confusion matrix over all pixels of the split.
     """
@@ -34,6 +36,7 @@ class Protocol:
     flip: bool = False
     size_multiple: int = 32
     crf: tuple[tuple[str, Any], ...] | None = None
+    clip: int = 0
     ignore: str = "unlabelled pixels"
     reduction: str = "micro"
 
@@ -54,6 +57,8 @@ class Protocol:
             parts.append("flip")
         if self.crf is not None:
             parts.append("crf")
+        if self.clip:
+            parts.append(f"clips{self.clip}")
         return "_".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.conv_rnn import ConvRNN
 from segjax.models.crf_rnn import CRFRNN
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2
@@ -27,6 +28,7 @@ from segjax.models.unet import UNet
 from segjax.models.unet_resnet import UNetResNet
 
 MODELS = {
+    "conv_rnn": ConvRNN,  # ConvLSTM and ConvGRU (Shi et al. 2015, Ballas et al. 2016) in any with `remember`
     "crf_rnn": CRFRNN,  # Zheng et al. 2015, on any of the others
     "deeplab_v1": DeepLabV1,  # Chen et al. 2015, LargeFOV
     "deeplab_v2": DeepLabV2,  # Chen et al. 2018 (PAMI), ASPP

@@ -31,6 +31,7 @@ from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.pad import pad_image
 from segjax.models.layers.separable import SeparableConvBlock
 from segjax.models.layers.upsample import resize_bilinear
+from segjax.models.remember import Remember, pass_on
 
 SMP = dict(
     rates=(12, 24, 36),
@@ -109,8 +110,11 @@ class DeepLabV3Plus(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes]."""
+    def __call__(self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on) -> jax.Array:
+        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes].
+
+        `remember` is what a recurrent network puts before the decoder, at the output stride and at 4.
+        """
         height, width = image.shape[1:3]
         image = pad_image(image, 16, remainder=1) if self.aligned else pad_image(image, self.output_stride)
         fields = backbone_fields(self.backbone, self.width, self.multi_grid, self.dilate_first)
@@ -128,7 +132,8 @@ class DeepLabV3Plus(nn.Module):
         )(features[32], train=train)
         if self.refine:
             x = self._conv3x3("refine")(x, train=train)
-        skip = ConvBlock(self.skip_features, (1, 1), dtype=self.dtype, name="skip")(features[4], train=train)
+        x, low = remember(self.output_stride, x), remember(4, features[4])
+        skip = ConvBlock(self.skip_features, (1, 1), dtype=self.dtype, name="skip")(low, train=train)
         x = resize_bilinear(x, skip.shape[1:3], align_corners=True)
         x = jnp.concatenate([x, skip], axis=-1)
         for i in range(self.decoder_convs):

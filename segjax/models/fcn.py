@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.upsample import ConvTranspose, bilinear_init, resize_bilinear
+from segjax.models.remember import Remember, pass_on
 
 VARIANTS = {
     # Long et al. 2015, table 2 and figure 3.
@@ -75,8 +76,11 @@ class FCN(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes]."""
+    def __call__(self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on) -> jax.Array:
+        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes].
+
+        `remember` is what a recurrent network puts before the scores, at strides 32, 16 and 8.
+        """
         height, width = image.shape[1:3]
         image = jnp.pad(image, ((0, 0), (0, -height % 32), (0, -width % 32), (0, 0)))
         features = VGG16(self.dtype, self.width, self.batch_norm, name="backbone")(image, train=train)
@@ -84,10 +88,10 @@ class FCN(nn.Module):
         for name, window in (("fc6", (7, 7)), ("fc7", (1, 1))):
             x = ConvBlock(self.fc_channels, window, norm="none", dtype=self.dtype, name=name)(x, train=train)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        scores = self._score(x, "score_fc7")
+        scores = self._score(remember(32, x), "score_fc7")
         for name, stride, scale in (("pool4", 16, self.pool4_scale), ("pool3", 8, self.pool3_scale)):
             if stride >= self.stride:
-                skip = self._score(scale * features[stride], f"score_{name}")
+                skip = self._score(scale * remember(stride, features[stride]), f"score_{name}")
                 scores = self._upsample(scores, 2, f"upscore_{name}") + skip
         if self.learn_final:
             logits = self._upsample(scores, self.stride, "upscore_final").astype(jnp.float32)

@@ -19,6 +19,7 @@ import numpy as np
 from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.pool import max_pool
 from segjax.models.layers.upsample import ConvTranspose, resize_bilinear
+from segjax.models.remember import Remember, pass_on
 
 VARIANTS = {
     # Ronneberger et al. 2015, figure 1, from which 31,030,658 parameters follow for 1 input channel and 2 classes.
@@ -65,15 +66,18 @@ class UNet(nn.Module):
             )
         super().__post_init__()
 
-    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes]."""
+    def __call__(self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on) -> jax.Array:
+        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes].
+
+        `remember` is what a recurrent network puts between the two paths, at strides 1 to 2**depth.
+        """
         height, width = image.shape[1:3]
         if self.padding == "valid":
             image = _mirror(_mirror(image, 1, self.depth), 2, self.depth)
         else:
             step = 2**self.depth
             image = jnp.pad(image, ((0, 0), (0, -height % step), (0, -width % step), (0, 0)))
-        return self.network(image, train=train)[:, :height, :width]
+        return self.network(image, train=train, remember=remember)[:, :height, :width]
 
     def tile_input(self, window: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the input from which `network` computes a window or more of logits.
@@ -86,7 +90,7 @@ class UNet(nn.Module):
         return tuple(valid_sizes(size, self.depth)[0] for size in window)
 
     @nn.compact
-    def network(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+    def network(self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on) -> jax.Array:
         """The network of figure 1 alone: no padding around it and no cropping after it.
 
         With "valid" padding H and W must be sizes that `valid_sizes` gives, and the logits are smaller (572
@@ -98,10 +102,11 @@ class UNet(nn.Module):
             x = self._two_convolutions(x, level, f"down{level}", train)
             if level == self.depth - 1:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            skips.append(x)
+            skips.append(remember(2**level, x))
             x = max_pool(x)
         x = self._two_convolutions(x, self.depth, f"down{self.depth}", train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = remember(2**self.depth, x)
         for level in reversed(range(self.depth)):
             x = self._upsample(x, level)
             x = jnp.concatenate([_centre_crop(skips[level], x.shape[1:3]), x], axis=-1)

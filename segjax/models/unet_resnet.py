@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from segjax.models.backbones import build_backbone
 from segjax.models.layers.conv import Conv, ConvBlock
+from segjax.models.remember import Remember, pass_on
 
 VARIANTS = {
     # The default encoder of segmentation_models_pytorch.Unet, and a larger one.
@@ -55,13 +56,17 @@ class UNetResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes]."""
+    def __call__(self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on) -> jax.Array:
+        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes].
+
+        `remember` is what a recurrent network puts between the two paths, at strides 2 to 32.
+        """
         height, width = image.shape[1:3]
         image = jnp.pad(image, ((0, 0), (0, -height % 32), (0, -width % 32), (0, 0)))
         features = build_backbone(self.backbone, dtype=self.dtype, width=self.width, name="backbone")(
             image, train=train
         )
+        features = {stride: remember(stride, x) for stride, x in features.items()}
         x = features[32]
         for level, channels in zip((16, 8, 4, 2, 1), self.decoder_channels, strict=True):
             x = _double(x)

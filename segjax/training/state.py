@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from segjax.core.batch import MEMORY
 from segjax.training.optim import path_name
 
 
@@ -19,7 +20,8 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps that have been taken, skipped ones included.
       params: the model's parameters, float32.
-      model_state: the model's other collections, e.g. {"batch_stats": ...}.
+      model_state: the model's other collections, e.g. {"batch_stats": ...}, and MEMORY where the states of clips are
+        carried from step to step.
       opt_state: the optimizer's.
       ema: moving average of params, or {} where it is off.
       nonfinite_count: int32 scalar, updates that were left out since loss or gradient was not finite.
@@ -38,8 +40,8 @@ class TrainState:
     nonfinite_parts: jax.Array
 
     def eval_variables(self) -> dict[str, Any]:
-        """What the model is evaluated with: the average of the parameters where there is one."""
-        return {"params": self.ema or self.params, **self.model_state}
+        """What the model is evaluated with: the average of the parameters where there is one; no states of clips."""
+        return {"params": self.ema or self.params, **without_memory(self.model_state)}
 
 
 def create_state(variables: Any, direction: optax.GradientTransformation, *, ema: bool) -> TrainState:
@@ -56,6 +58,11 @@ def create_state(variables: Any, direction: optax.GradientTransformation, *, ema
         nonfinite_step=jnp.full((), -1, jnp.int32),
         nonfinite_parts=jnp.zeros(1 + len(params), bool),
     )
+
+
+def without_memory(model_state: Any) -> dict[str, Any]:
+    """The collections that belong to the model, not to the clips of the last step."""
+    return {name: tree for name, tree in model_state.items() if name != MEMORY}
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -44,6 +44,10 @@ def make_train_step(
     that are smaller than the label, as those of a network without padding, are compared with its centre.
     Where the batch has a `weight`, `loss_fn(logits, label=...)` and the normaliser get its pixels as `weight` too.
 
+    The frames of clips, image [N, T, H, W, 3], count as N T images, or as N where the model gives the last frame's
+    logits alone. Where the batch has a `reset`, the model goes on from the states in `state.model_state`, through which
+    no gradient flows: backpropagation through time is cut off at the frames of a step.
+
     A step whose loss or gradient is not finite changes nothing but the counters. With `stop_on_nonfinite` every
     later step changes nothing either, so that the state stays the last good one until the host looks.
 
@@ -54,21 +58,22 @@ def make_train_step(
     nonfinite (0 or 1).
     """
 
-    def apply(params, model_state, image, key):
+    def apply(params, model_state, batch, key):
         output, model_state = model.apply(
             {"params": params, **model_state},
-            image,
+            batch["image"],
             train=True,
             rngs={"dropout": key},
             mutable=list(model_state),
+            **{name: batch[name] for name in ("reset",) if name in batch},
         )
         return output if isinstance(output, Output) else Output(output, ()), model_state
 
     def forward(params, model_state, batch, key):
-        output, model_state = apply(params, model_state, batch["image"], key)
-        loss, terms = loss_fn(output.logits, **targets(batch, output.logits))
+        output, model_state = apply(params, model_state, batch, key)
+        loss, terms = loss_fn(as_images(output.logits), **targets(batch, output.logits))
         for index, logits in enumerate(output.auxiliary):
-            auxiliary, _ = loss_fn(logits, **targets(batch, logits))
+            auxiliary, _ = loss_fn(as_images(logits), **targets(batch, logits))
             loss = loss + auxiliary_weight * auxiliary
             terms = {**terms, f"auxiliary_{index}": auxiliary}
         return loss, (terms, model_state)
@@ -84,7 +89,7 @@ def make_train_step(
 
         parts = jax.tree.map(cut, batch)
         one = jax.tree.map(lambda array: array[0], parts)
-        logits = jax.eval_shape(apply, state.params, state.model_state, one["image"], key)[0].logits
+        logits = jax.eval_shape(apply, state.params, state.model_state, one, key)[0].logits
         weights = jax.vmap(lambda part: normaliser(**targets(part, logits)))(parts)
         weights = weights / jnp.maximum(weights.sum(), jnp.finfo(jnp.float32).tiny)
 
@@ -107,7 +112,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = {name: batch[name] for name in ("image", "label", "weight") if name in batch}
+        batch = {name: batch[name] for name in ("image", "label", "weight", "reset") if name in batch}
         if accumulate == 1:
             (loss, (terms, model_state)), grads = gradient(state.params, state.model_state, batch, key)
         else:
@@ -152,9 +157,17 @@ def make_train_step(
     return train_step
 
 
+def as_images(logits: jax.Array) -> jax.Array:
+    """[N, H, W, C] as it is, and the frames of clips, [N, T, H, W, C], as images, [N T, H, W, C]."""
+    return logits.reshape(-1, *logits.shape[-3:])
+
+
 def targets(batch: Mapping[str, jax.Array], logits: jax.Array) -> dict[str, jax.Array]:
-    """The `label` of a batch, and its `weight` if it has one, where the logits are: [N, h, w] each."""
-    return {name: centre_crop(batch[name], logits.shape[1:3]) for name in ("label", "weight") if name in batch}
+    """The `label` of a batch, and its `weight` if it has one, where the logits are: those of `as_images(logits)`."""
+    found = {name: batch[name] for name in ("label", "weight") if name in batch}
+    if logits.ndim == 5:
+        found = {name: array[:, -logits.shape[1] :].reshape(-1, *array.shape[2:]) for name, array in found.items()}
+    return {name: centre_crop(array, logits.shape[-3:-1]) for name, array in found.items()}
 
 
 def centre_crop(label: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -171,7 +184,7 @@ def sum_of_squares(tree: Any) -> jax.Array:
 def jit_train_step(train_step: Callable, state_shardings: Any, mesh: Mesh) -> Callable:
     """Jit over a mesh: the state lies as `state_shardings` says and is overwritten in place, the batch is split."""
     return jax.jit(
-        train_step,
+        sharding.for_mesh(train_step, mesh),
         in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,

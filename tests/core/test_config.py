@@ -5,10 +5,11 @@ from ml_collections import ConfigDict
 
 from segjax.core import config as config_lib
 from segjax.core.config import default_config, finish
+from segjax.core.validation import validate
 
 
 def test_default_is_valid():
-    config_lib.validate(finish(default_config()))
+    validate(finish(default_config()))
 
 
 def test_locked_config_refuses_a_typo_and_a_wrong_type():
@@ -64,7 +65,7 @@ def test_wrong_values_are_named(field, value, message):
         node = node[part]
     node[last] = value
     with pytest.raises(ValueError, match=message) as error:
-        config_lib.validate(config)
+        validate(config)
     assert field.split(".")[0] in str(error.value)
 
 
@@ -74,11 +75,11 @@ def test_contradictions_of_windows_and_weights_are_named():
     config.data.border_weight.w0 = 10.0
     config.loss.lovasz_softmax = 1.0
     with pytest.raises(ValueError) as error:
-        config_lib.validate(config)
+        validate(config)
     assert "config.evaluation.stride must be (0, 0): mirrored windows are tiles" in str(error.value)
     assert "config.loss.lovasz_softmax must be 0 where data.border_weight.w0 is not" in str(error.value)
     config.evaluation.stride, config.loss.lovasz_softmax = (0, 0), 0.0
-    config_lib.validate(config)
+    validate(config)
 
 
 def test_all_problems_are_listed_together():
@@ -86,7 +87,7 @@ def test_all_problems_are_listed_together():
     config.data.batch_size = 0
     config.optimizer.name = "sdg"
     with pytest.raises(ValueError, match=r"batch_size(.|\n)*sgd"):
-        config_lib.validate(config)
+        validate(config)
 
 
 def test_missing_and_unknown_fields_of_a_hand_written_file():
@@ -94,7 +95,7 @@ def test_missing_and_unknown_fields_of_a_hand_written_file():
     del fields["seed"]
     fields["data"]["bach_size"] = 4
     with pytest.raises(ValueError, match="bach_size is unknown; did you mean 'batch_size'") as error:
-        config_lib.validate(ConfigDict(fields))
+        validate(ConfigDict(fields))
     assert "config.seed is missing" in str(error.value)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.core import sharding
 from segjax.models import build_model
 from segjax.models.output import Output
 from tests.crf.pictures import photo
@@ -101,3 +102,23 @@ def test_bad_fields_are_refused():
         build_model("crf_rnn", num_classes=3, **{**FIELDS, "iterations": 0})
     with pytest.raises(ValueError, match="sigmas above 0"):
         build_model("crf_rnn", num_classes=3, **{**FIELDS, "spatial_sigma_xy": 0.0})
+
+
+def test_several_devices_each_take_their_images_and_learn_the_same(model_and_variables):
+    model, variables = model_and_variables
+    mesh = sharding.make_mesh(4, 2)
+    image = jnp.concatenate([IMAGE + shift for shift in np.linspace(-0.5, 0.5, 8)]).astype(jnp.float32)
+
+    def learnt(params, image):
+        def loss(params):
+            found = model.apply({**variables, "params": params}, image)
+            return (found**2).mean()
+
+        gradient = jax.grad(loss)(params)
+        return {name: gradient[name] for name in ("bilateral_weight", "spatial_weight", "compatibility")}
+
+    whole, lies = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    split = fast_jit(sharding.for_mesh(learnt, mesh), in_shardings=(whole, lies))(variables["params"], image)
+    alone = fast_jit(learnt)(variables["params"], image)
+    for name, gradient in alone.items():
+        np.testing.assert_allclose(split[name], gradient, rtol=1e-4, atol=1e-5 * np.abs(gradient).max())

@@ -1,0 +1,42 @@
+"""What all models share on digit_clips: the data, and one budget, so that their scores can be compared."""
+
+from ml_collections import ConfigDict
+
+from segjax.core.config import default_config
+
+VARIANTS = ("memory", "single")
+"""`memory`: the recurrent network. `single`: with the same parameters, each frame by itself."""
+
+
+def digit_clips_config(variant: str) -> ConfigDict:
+    """The config without a model's network. Variants are those of VARIANTS; "" is "memory"."""
+    if variant not in ("", *VARIANTS):
+        raise ValueError(f"the variant must be one of {', '.join(VARIANTS)}; received {variant!r}")
+    config = default_config()
+    config.data.name = "digit_clips"
+    config.data.batch_size = 2
+    config.data.clip.length = 8
+    config.model.update(
+        name="conv_rnn",
+        memory=variant != "single",
+        kernel_size=3,
+        peepholes=False,
+        bidirectional=False,
+        labels="all",
+        remat=False,
+    )
+
+    config.optimizer.name = "muon"
+    config.optimizer.momentum = 0.95
+    config.optimizer.learning_rate = 4e-3
+    config.optimizer.b2 = 0.95
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 30
+    config.optimizer.weight_decay = 1e-3
+
+    config.training.steps = 300
+    config.training.log_every = 50
+    config.training.eval_every = 0
+    config.checkpoint.every = 100
+    config.evaluation.batch_size = 4
+    return config

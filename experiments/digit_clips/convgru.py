@@ -1,0 +1,24 @@
+"""A small U-Net with a ConvGRU at strides 8 and 4 on clips of moving digits.
+
+Paper: Ballas et al., "Delving Deeper into Convolutional Networks for Learning Video Representations", ICLR 2016, for
+the cell; Siam et al., "Convolutional Gated Recurrent Networks for Video Segmentation", ICIP 2017, for its place.
+Command: python -m segjax.train --config experiments/digit_clips/convgru.py --workdir DIR
+  variants: "memory", and "single": the same parameters, each frame by itself.
+Time and score: not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.digit_clips.common import VARIANTS, digit_clips_config
+from segjax.core.config import finish
+
+
+def get_config(variant: str = "memory") -> ConfigDict:
+    """Variants are those of VARIANTS; "" is "memory"."""
+    config = digit_clips_config(variant)
+    network = ConfigDict(dict(name="unet", padding="same", norm="batch", width=16, depth=3, dropout=0.0))
+    config.model.update(cell="convgru", strides=(8, 4), network=network)
+    return finish(config)
+
+
+__all__ = ["VARIANTS", "get_config"]

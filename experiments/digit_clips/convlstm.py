@@ -1,0 +1,24 @@
+"""A small U-Net with a ConvLSTM at strides 8 and 4 on clips of moving digits.
+
+Paper: Shi et al., "Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting", NIPS 2015,
+with peepholes. The paper forecasts frames; here the cell stands between the paths of a segmenter.
+Command: python -m segjax.train --config experiments/digit_clips/convlstm.py --workdir DIR
+  variants: "memory", and "single": the same parameters, each frame by itself.
+Time and score: not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.digit_clips.common import VARIANTS, digit_clips_config
+from segjax.core.config import finish
+
+
+def get_config(variant: str = "memory") -> ConfigDict:
+    """Variants are those of VARIANTS; "" is "memory"."""
+    config = digit_clips_config(variant)
+    network = ConfigDict(dict(name="unet", padding="same", norm="batch", width=16, depth=3, dropout=0.0))
+    config.model.update(cell="convlstm", peepholes=True, strides=(8, 4), network=network)
+    return finish(config)
+
+
+__all__ = ["VARIANTS", "get_config"]
