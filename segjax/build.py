@@ -201,8 +201,8 @@ def initial_variables(
 
 
 def backbone_name(fields: ConfigDict) -> str:
-    """A key of BACKBONES, or "" where the model has none of these. FCN and DeepLab v1 are always on VGG16."""
-    plain = "vgg16" if fields.name in ("fcn", "deeplab_v1") else ""
+    """A key of BACKBONES, or "" where the model has none of these. These three are always on VGG16."""
+    plain = "vgg16" if fields.name in ("fcn", "deeplab_v1", "reseg") else ""
     if plain and fields.get("batch_norm", False):
         plain = "vgg16_bn"
     return fields.get("backbone", plain)

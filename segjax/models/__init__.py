@@ -23,6 +23,7 @@ from segjax.models.fcn_resnet import FCNResNet
 from segjax.models.lraspp import LRASPP
 from segjax.models.patch_cnn import PatchCNN
 from segjax.models.pspnet import PSPNet
+from segjax.models.reseg import ReSeg
 from segjax.models.segnet import SegNet
 from segjax.models.unet import UNet
 from segjax.models.unet_resnet import UNetResNet
@@ -41,6 +42,7 @@ MODELS = {
     "lraspp": LRASPP,  # Howard et al. 2019
     "patch_cnn": PatchCNN,  # Ciresan et al. 2012
     "pspnet": PSPNet,  # Zhao et al. 2017
+    "reseg": ReSeg,  # Visin et al. 2016
     "segnet": SegNet,  # Badrinarayanan et al. 2017; with dropout Kendall et al. 2017
     "unet": UNet,  # Ronneberger et al. 2015
     "unet_resnet": UNetResNet,  # segmentation_models.pytorch's form of it

@@ -35,6 +35,8 @@ class VGG16(nn.Module):
         convolutions after the first of these are dilated.
       pool_window: 2 as published, or 3: windows of 3x3, padded by 1 on all sides, whose centres lie on every
         second pixel from the first one on.
+      stages: how many of the five there are, for a network on the first ones.
+      pool_last: False leaves the pooling after the last stage out.
     """
 
     dtype: Any = jnp.float32
@@ -42,19 +44,24 @@ class VGG16(nn.Module):
     batch_norm: bool = False
     output_stride: int = 32
     pool_window: int = 2
+    stages: int = 5
+    pool_last: bool = True
 
     def __post_init__(self):
-        if self.output_stride not in (32, 16, 8) or self.pool_window not in (2, 3):
+        if self.output_stride not in (32, 16, 8) or self.pool_window not in (2, 3) or not 2 <= self.stages <= 5:
             raise ValueError(
-                "VGG16 needs output_stride in (32, 16, 8) and pool_window in (2, 3); received"
-                f" output_stride={self.output_stride!r}, pool_window={self.pool_window!r}"
+                "VGG16 needs output_stride in (32, 16, 8), pool_window in (2, 3) and stages in 2..5; received"
+                f" output_stride={self.output_stride!r}, pool_window={self.pool_window!r}, stages={self.stages!r}"
             )
         super().__post_init__()
 
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        levels = enumerate(CHANNELS, start=1)
-        return tuple(FeatureInfo(2**i, min(2**i, self.output_stride), self.width * units) for i, units in levels)
+        levels = list(enumerate(CHANNELS[: self.stages], start=1))
+        info = [FeatureInfo(2**i, min(2**i, self.output_stride), self.width * units) for i, units in levels]
+        if not self.pool_last:
+            info[-1] = info[-1]._replace(stride=info[-2].stride)
+        return tuple(info)
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> dict[int, jax.Array]:
@@ -75,7 +82,9 @@ class VGG16(nn.Module):
                     name=f"conv{stage}_{i}",
                 )(x, train=train)
             dilation = level // stride
-            x = features[level] = self._pool(x, 1 if dilation > 1 else 2)
+            if stage < self.stages or self.pool_last:
+                x = self._pool(x, 1 if dilation > 1 else 2)
+            features[level] = x
         return features
 
     def _pool(self, x, step):
