@@ -1,8 +1,8 @@
 """ReSeg on CamVid, 11 classes, from scratch on the public 367 training images.
 
 Paper: Visin et al., "ReSeg: A Recurrent Neural Network-based Model for Semantic Segmentation", CVPR workshops 2016,
-sections 3 and 4.3, with median frequency balancing: 58.8 mIoU and 88.7 % of the pixels at 480x360, with a VGG16 that was
-trained on ImageNet. Here VGG16 has batch normalisation, since it does not train from scratch without, unless its
+sections 3 and 4.3, with median frequency balancing: 58.8 mIoU and 88.7 % of the pixels at 480x360, with a VGG16 that
+was trained on ImageNet. Here VGG16 has batch normalisation, since it does not train from scratch without, unless its
 weights are given: --config.init.path=vgg16.pth --config.init.source=torchvision --config.model.batch_norm=False
 Command: python -m segjax.train --config experiments/camvid/reseg.py --workdir DIR
   variants: "half" (240x180 pixels, half of VGG's channels and milder weights of the classes, sized for two CPU cores)
