@@ -15,7 +15,7 @@ def digit_clips_config(variant: str) -> ConfigDict:
     config = default_config()
     config.data.name = "digit_clips"
     config.data.batch_size = 2
-    config.data.clip.length = 8
+    config.data.clip.length = 4
     config.model.update(
         name="conv_rnn",
         memory=variant != "single",
@@ -31,12 +31,12 @@ def digit_clips_config(variant: str) -> ConfigDict:
     config.optimizer.learning_rate = 4e-3
     config.optimizer.b2 = 0.95
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 30
+    config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-3
 
-    config.training.steps = 300
-    config.training.log_every = 50
+    config.training.steps = 800
+    config.training.log_every = 100
     config.training.eval_every = 0
-    config.checkpoint.every = 100
+    config.checkpoint.every = 200
     config.evaluation.batch_size = 4
     return config

@@ -42,6 +42,7 @@ def load(
     ignore_label: int | None = None,
     split_seed: int = 0,
     size: tuple[int, int] | None = None,
+    unlabelled: bool = False,
 ) -> Dataset:
     """One split of a folder.
 
@@ -59,6 +60,8 @@ def load(
       ignore_label: the value in the masks that marks an unlabelled pixel, besides 255, which always does.
       split_seed: where there is no splits/, decides which example is in which split.
       size: (height, width) to which examples are resized when read; None keeps each as it is.
+      unlabelled: an image without a mask is an example without labels, as the frames of a clip of which only some are
+        labelled, rather than a mistake.
     Raises:
       FileNotFoundError: there is no images/ or no masks/.
       ValueError: there is no such split; there are fewer than two classes; there are too few files to split.
@@ -67,6 +70,8 @@ def load(
         raise ValueError("the data set 'folder' needs data_dir, the folder that holds images/ and masks/")
     root = Path(data_dir)
     images, masks = _files(root, "images", IMAGE_SUFFIXES), _files(root, "masks", (".png",))
+    if unlabelled and not masks.keys() & images.keys():
+        raise ValueError(f"some images of {root / 'images'} must have a mask of the same name in masks/; none has")
     splits = _read_splits(root) or made_splits(sorted({*images, *masks}), split_seed)
     if split not in splits:
         raise ValueError(f"split of {root} must be one of {', '.join(splits)}; received {split!r}")
@@ -83,7 +88,7 @@ def load(
         splits=tuple(splits),
     )
     ids = splits[split]
-    source = _FolderSource(root, ids, images, masks, info)
+    source = _FolderSource(root, ids, images, masks, info, unlabelled)
     return resized(Dataset(info, split, source, ids), size)
 
 
@@ -191,10 +196,11 @@ class _FolderSource:
         images: Mapping[str, Path],
         masks: Mapping[str, Path],
         info: DatasetInfo,
+        unlabelled: bool,
     ):
         self._ids, self._info = ids, info
         self._images = [images.get(name, root / "images" / f"{name}.png") for name in ids]
-        self._masks = [masks.get(name, root / "masks" / f"{name}.png") for name in ids]
+        self._masks = [masks.get(name, None if unlabelled else root / "masks" / f"{name}.png") for name in ids]
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -210,8 +216,8 @@ class _FolderSource:
         return self._read(index)[1]
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Every example's (height, width), from the masks' headers."""
-        return [image_size(path) for path in self._masks]
+        """Every example's (height, width), from the headers of the masks, or of the images where there is none."""
+        return [image_size(mask or image) for mask, image in zip(self._masks, self._images, strict=True)]
 
     def _read(self, index: int) -> tuple[dict[str, Any], list[str]]:
         example: dict[str, Any] = {"id": self._ids[index]}
@@ -220,6 +226,8 @@ class _FolderSource:
             ("image", read_image, self._images[index]),
             ("label", read_mask, self._masks[index]),
         ):
+            if path is None:
+                continue
             try:
                 example[key] = read(path)
             except FileNotFoundError:
@@ -228,6 +236,8 @@ class _FolderSource:
                 problems.append(str(error))
         if problems:
             return example, problems
+        if "label" not in example:
+            return {**example, "label": np.full(example["image"].shape[:2], IGNORE_LABEL, np.uint8)}, []
         label = example["label"]
         if self._info.ignore_label != IGNORE_LABEL:
             example["label"] = np.where(label == self._info.ignore_label, np.uint8(IGNORE_LABEL), label)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segjax.core.batch import IGNORE_LABEL
 from segjax.core.pictures import default_palette
 from segjax.data import folder
 from segjax.data.checks import DataError, check_dataset
@@ -250,3 +251,19 @@ def test_real_folders(data_root, name, split, count, size, classes, ignore_label
     assert data.info.num_classes == classes
     assert data.source.sizes()[0] == size
     check_dataset({split: data}, limit=3)
+
+
+def test_frames_without_a_mask_may_be_without_labels(tmp_path):
+    pairs = {f"clip/{number}": made(number) for number in range(4)}
+    pairs["clip/1"] = (pairs["clip/1"][0], None)
+    root = write(tmp_path, pairs, splits={"train": sorted(pairs)})
+    with pytest.raises(DataError, match=r"clip/1\.png: there is no such file"):
+        check_dataset({"train": folder.load(root, "train")})
+    dataset = folder.load(root, "train", unlabelled=True)
+    check_dataset({"train": dataset})
+    assert (dataset.source[1]["label"] == IGNORE_LABEL).all() and dataset.source[1]["label"].shape == (6, 8)
+    np.testing.assert_array_equal(dataset.source[2]["label"], pairs["clip/2"][1])
+    assert dataset.source.sizes() == [(6, 8)] * 4
+    alone = write(tmp_path / "other", {"a": (made(0)[0], None), "b": (None, made(1)[1])}, classes=["x", "y"])
+    with pytest.raises(ValueError, match="some images .* must have a mask"):
+        folder.load(alone, "train", unlabelled=True)
