@@ -60,6 +60,7 @@ def test_flags_change_the_protocol_and_the_file_says_so(trained, tmp_path):
         "flip": True,
         "size_multiple": 1,
         "crf": None,
+        "clip": 0,
         "ignore": "unlabelled pixels",
         "reduction": "micro",
     }

@@ -22,7 +22,7 @@ FILES = [
     if "benchmarks" not in path.parts
     and any(isinstance(n, ast.FunctionDef) and n.name == "get_config" for n in ast.parse(path.read_text()).body)
 ]
-NUM_CLASSES = {"camvid": 11, "digit_scenes": 11, "folder": 2}
+NUM_CLASSES = {"camvid": 11, "digit_clips": 11, "digit_scenes": 11, "folder": 2}
 
 
 def module_of(path):
@@ -72,7 +72,7 @@ def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
     config = module_of(path).get_config(variant)
     config.data.batch_size = config.training.accumulate * 2
     for fields in (config.model, config.model.get("network", {})):
-        fields.update({name: value for name, value in SMALL.items() if name in fields})
+        fields.update({name: value for name, value in SMALL.items() if name in fields and fits(value, fields[name])})
     if config.model.get("backbone", "") in SLOW_BACKBONES:
         config.model.backbone = "resnet18"
     info = info_of(config)
@@ -82,8 +82,9 @@ def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
         build.train_step(config, model, info, shapes.params, one_device_mesh), shardings, one_device_mesh
     )
     rng = np.random.default_rng(0)
-    label = rng.integers(0, info.num_classes, (config.data.batch_size, 33, 40)).astype(np.uint8)
-    label[:, :5] = IGNORE_LABEL
+    frames = (2,) if config.data.clip.length else ()
+    label = rng.integers(0, info.num_classes, (config.data.batch_size, *frames, 33, 40)).astype(np.uint8)
+    label[..., :5, :] = IGNORE_LABEL
     image = rng.standard_normal((*label.shape, 3)).astype(np.float32)
     before = jax.device_get(init().params)
     batch = {"image": image, "label": label}
@@ -98,9 +99,15 @@ def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
     assert any(jax.tree.leaves(changed))
 
 
+def fits(value, field):
+    """ReSeg has a tuple of `hidden`, one for each layer, and other networks a number."""
+    return isinstance(value, tuple) == isinstance(field, tuple)
+
+
 SMALL = {
     "width": 4,
     "depth": 2,
+    "strides": (4, 2),
     "fc_channels": 8,
     "scales": (1.0, 0.5),
     "multi_grid": (),

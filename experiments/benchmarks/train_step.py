@@ -77,6 +77,32 @@ def unet():
     return UNet()
 
 
+def recurrent_unet():
+    """The same with a ConvGRU at strides 8 and 16, for the frames of clips, which lie side by side in the batch."""
+    nn, network = torch.nn, unet()
+
+    class ConvGRU(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.of_input = nn.Conv2d(channels, 3 * channels, 3, padding=1)
+            self.gates = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
+            self.candidate = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+        def forward(self, x):
+            driven = self.of_input(x).unflatten(0, (-1, FRAMES)).unbind(1)
+            hidden, states = 0 * driven[0].chunk(3, 1)[0], []
+            for update, reset, new in (each.chunk(3, 1) for each in driven):
+                of_update, of_reset = self.gates(hidden).chunk(2, 1)
+                update, reset = torch.sigmoid(update + of_update), torch.sigmoid(reset + of_reset)
+                hidden = (1 - update) * hidden + update * torch.tanh(new + self.candidate(reset * hidden))
+                states.append(hidden)
+            return torch.stack(states, 1).flatten(0, 1)
+
+    for level, channels in ((3, 256), (4, 512)):
+        network.down[level].append(ConvGRU(channels))
+    return network
+
+
 def fcn():
     """FCN-8s on VGG16, at sides that are multiples of 32."""
     nn = torch.nn
@@ -125,16 +151,21 @@ def pspnet50():
     return network
 
 
+FRAMES = 4
 PATCH = dict(window=95, kernel_sizes=(4, 5, 4, 4), features=48, hidden=200)
 
 
 class Pair(NamedTuple):
-    """A row of the table. The images have the size of the flag and `more` pixels, where the reference wants 8k + 1."""
+    """A row of the table.
+
+    The images have the size of the flag and `more` pixels, where the reference wants 8k + 1; clips have `frames`.
+    """
 
     model: str
     fields: dict
     reference: Callable
     more: int = 0
+    frames: int = 0
 
 
 PAIRS = {
@@ -146,6 +177,13 @@ PAIRS = {
     "segnet": Pair("segnet", dict(form="vgg16"), lambda: written("segnet", "SegNet", num_classes=CLASSES)),
     "segnet_basic": Pair("segnet", dict(form="basic"), lambda: written("segnet", "SegNetBasic", num_classes=CLASSES)),
     "unet": Pair("unet", dict(width=32, depth=4), unet),
+    "conv_rnn, ConvGRU in unet": Pair(
+        "conv_rnn",
+        dict(network=dict(name="unet", width=32, depth=4), strides=(16, 8)),
+        recurrent_unet,
+        frames=FRAMES,
+    ),
+    "reseg": Pair("reseg", {}, lambda: written("reseg", "ReSeg", num_classes=CLASSES)),
     "unet_resnet, ResNet-34": Pair("unet_resnet", dict(backbone="resnet34"), lambda: smp("Unet")),
     "deeplab_v1": Pair("deeplab_v1", {}, lambda: written("deeplab", "LargeFOV", classes=CLASSES), 1),
     "deeplab_v2, ResNet-50": Pair("deeplab_v2", dict(backbone="resnet50"), pyramid, 1),
@@ -205,9 +243,10 @@ def our_step(name, fields, image, label):
 def their_step(module, image, label):
     module = module.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
-    image = torch.from_numpy(np.asarray(image).transpose(0, 3, 1, 2).copy())
+    image = np.asarray(image).reshape(-1, *image.shape[-3:])
+    image = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
     image = image.contiguous(memory_format=torch.channels_last)
-    label = torch.from_numpy(np.array(label)).long()
+    label = torch.from_numpy(np.array(label).reshape(-1, *label.shape[-2:])).long()
 
     def run(index):
         output = module(image)
@@ -251,20 +290,21 @@ def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     wanted = tuple(name for name in arguments.models.split(",") if name) or ("",)
     rows = []
-    for row, (name, fields, reference, more) in PAIRS.items():
+    for row, (name, fields, reference, more, frames) in PAIRS.items():
         if not row.startswith(wanted):
             continue
         side = fields.get("window", arguments.size + more)
-        image = jnp.asarray(rng.standard_normal((arguments.batch, side, side, 3)), jnp.float32)
+        shape = (arguments.batch, frames) if frames else (arguments.batch,)
+        image = jnp.asarray(rng.standard_normal((*shape, side, side, 3)), jnp.float32)
         size = (1, 1) if "window" in fields else (side, side)
-        label = jnp.asarray(rng.integers(0, CLASSES, (arguments.batch, *size)), jnp.int32)
+        label = jnp.asarray(rng.integers(0, CLASSES, (*shape, *size)), jnp.int32)
         ours, our_count = our_step(name, fields, image, label)
         theirs, their_count = their_step(reference(), image, label)
         seconds = fastest([ours, theirs], arguments.rounds, 60)
         rows.append(
             {
                 "network": row,
-                "input": f"{arguments.batch}x{side}x{side}",
+                "input": "x".join(map(str, (*shape, side, side))),
                 "segjax_s": f"{seconds[0]:.3f}",
                 "pytorch_s": f"{seconds[1]:.3f}",
                 "ratio": f"{seconds[0] / seconds[1]:.2f}",

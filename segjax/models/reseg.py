@@ -7,7 +7,10 @@ upsamplings of 2x2 with 50 channels and ReLU. Compared with a PyTorch version wr
 
 Deviations
 - The image is padded with zeros at the bottom and the right to whole patches, and the logits are cropped.
-- Where no weights of a classifier are loaded, VGG16 starts as He et al. 2015; `batch_norm` is not in the paper.
+- In the authors' code the network that sweeps backward reads what the forward one found (layers.py); in the paper, and
+  here, both read the same.
+- Where no weights of a classifier are loaded, VGG16 starts as He et al. 2015; `batch_norm` is not in the paper. The
+  authors' recurrent weights start from a Gaussian of 0.1, see `Sweep` for ours.
 """
 
 import math
@@ -57,10 +60,10 @@ class ReSeg(nn.Module):
                 f" cell={self.cell!r}, width={self.width}, hidden={self.hidden}"
             )
         whole = len(self.patches) == len(self.hidden) and min(self.patches) >= 1
-        if not whole or 2 ** len(self.up_features) != self.stride:
+        if not whole or 2 ** len(self.up_features) != self.stride or min(self.up_features) < 1:
             raise ValueError(
-                "ReSeg needs a side for each ReNet layer's patches, and as many up_features as doublings restore the"
-                f" resolution, {VGG_STRIDE} times the patches' sides; received hidden={self.hidden},"
+                "ReSeg needs a side for each ReNet layer's patches, and as many up_features >= 1 as doublings restore"
+                f" the resolution, {VGG_STRIDE} times the patches' sides; received hidden={self.hidden},"
                 f" patches={self.patches}, up_features={self.up_features}"
             )
         super().__post_init__()

@@ -36,8 +36,9 @@ class ReNetLayer(nn.Module):
 
 
 class ReSeg(nn.Module):
-    def __init__(self, num_classes, width=64, hidden=(100, 100), up_features=(50, 50)):
+    def __init__(self, num_classes, width=64, hidden=(100, 100), patches=(1, 1), cell="gru", up_features=(50, 50)):
         super().__init__()
+        self.stride = 4 * int(np.prod(patches))
         convolutions, inputs = [], 3
         for stage, count in enumerate((2, 2, 3)):
             if stage:
@@ -47,8 +48,8 @@ class ReSeg(nn.Module):
                 inputs = width * 2**stage
         self.convolutions = nn.Sequential(*convolutions)
         self.renet = nn.ModuleList()
-        for units in hidden:
-            self.renet.append(ReNetLayer(inputs, units))
+        for units, patch in zip(hidden, patches, strict=True):
+            self.renet.append(ReNetLayer(inputs, units, patch, cell))
             inputs = 2 * units
         self.up = nn.ModuleList()
         for features in up_features:
@@ -58,7 +59,7 @@ class ReSeg(nn.Module):
 
     def forward(self, x):
         height, width = x.shape[2:]
-        x = self.convolutions(nn.functional.pad(x, (0, -width % 4, 0, -height % 4)))
+        x = self.convolutions(nn.functional.pad(x, (0, -width % self.stride, 0, -height % self.stride)))
         for layer in self.renet:
             x = layer(x)
         for layer in self.up:

@@ -9,7 +9,7 @@ import pytest
 from segjax import build
 from segjax.core import sharding
 from segjax.core.config import default_config
-from segjax.data import load_dataset, transforms
+from segjax.data import digit_clips, load_dataset, transforms
 from segjax.evaluation import metrics
 from segjax.models import MODELS
 from segjax.training.step import centre_crop, jit_train_step
@@ -18,7 +18,8 @@ from segjax.training.step import centre_crop, jit_train_step
 class Case(NamedTuple):
     """A network, the steps that it gets, and the side of the square blocks that its labels are made of.
 
-    With a window, the batch is windows of that side, of which the network classifies the centre.
+    With a window, the batch is windows of that side, of which the network classifies the centre. With frames, it is one
+    clip of so many.
     """
 
     fields: dict
@@ -26,6 +27,7 @@ class Case(NamedTuple):
     block: int = 1  # scores that are 8 pixels apart can't draw a digit of 20 pixels exactly
     rate: float = 5e-3
     window: int = 0
+    frames: int = 0
 
 
 CASES = {
@@ -35,6 +37,7 @@ CASES = {
     "deeplab_v2": Case(dict(backbone="resnet18", width=16, rates=(1, 2, 3, 4), scales=(1.0, 0.5)), 300, 32),
     "deeplab_v3": Case(dict(backbone="resnet18", width=16, features=32, output_stride=8, dropout=0.0), 300, 32),
     "deeplab_v3plus": Case(dict(backbone="resnet18", width=16, features=32, skip_features=16), 300, 32),
+    "conv_rnn": Case(dict(network=dict(name="unet", width=16, depth=3), strides=(8, 4)), 300, frames=4),
     "crf_rnn": Case(dict(network=dict(name="fcn", width=16, fc_channels=64, batch_norm=True, dropout=0.0)), 400, 32),
     "espnet": Case(dict(alpha2=1, alpha3=1), 1000),
     "fc_densenet": Case(dict(layers=(3,) * 5, growth=8, first_features=16, dropout=0.0)),
@@ -42,6 +45,7 @@ CASES = {
     "lraspp": Case(dict(backbone="mobilenet_v3_small", output_stride=16, filters=64), 600, 32),
     "patch_cnn": Case(dict(window=33, kernel_sizes=(4, 4, 3), features=32, hidden=100), 300, rate=1e-3, window=33),
     "pspnet": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
+    "reseg": Case(dict(width=16, hidden=(32, 32), up_features=(24, 24), batch_norm=True), 800, rate=3e-3),
     "segnet": Case(dict(width=16), 400),
     "unet_resnet": Case(dict(backbone="resnet18", width=16, decoder_channels=(32, 32, 16, 16, 16)), 400),
 }
@@ -64,6 +68,17 @@ def one_batch(dataset, block):
     return batch
 
 
+def one_clip(dataset, frames):
+    """The first frames of a clip of digit_clips, around its centre, and the labels: one example."""
+    images, labels = digit_clips.clip("val", 0)
+    batch = transforms.normalise(
+        {"image": images[:frames, 16:80, 16:80], "label": labels[:frames, 16:80, 16:80]},
+        mean=dataset.info.mean,
+        std=dataset.info.std,
+    )
+    return {key: batch[key][None] for key in ("image", "label")}
+
+
 def windows_of(batch, side, count=32):
     """Windows at random places of the images."""
     rng = np.random.default_rng(0)
@@ -75,7 +90,7 @@ def windows_of(batch, side, count=32):
 def test_one_batch_is_learnt_by_heart(name, prepared_dir, one_device_mesh):
     case = CASES[name]
     dataset = load_dataset("digit_scenes", "val", data_dir=str(prepared_dir), size=(64, 64))
-    batch = one_batch(dataset, case.block)
+    batch = one_clip(dataset, case.frames) if case.frames else one_batch(dataset, case.block)
     batch = windows_of(batch, case.window) if case.window else batch
     config = default_config()
     config.model.update(name=name, **case.fields)
@@ -91,7 +106,7 @@ def test_one_batch_is_learnt_by_heart(name, prepared_dir, one_device_mesh):
         state, _ = step(state, sharding.put_batch(one_device_mesh, batch))
     apply = jax.jit(lambda v, x: model.apply(v, x, train=case.window > 0))
     logits = apply(state.eval_variables(), batch["image"])
-    label = centre_crop(batch["label"], logits.shape[1:3])
+    label = centre_crop(batch["label"], logits.shape[-3:-1])
     counts = metrics.confusion_matrix(logits.argmax(-1), label, dataset.info.num_classes)
     found = metrics.scores(np.asarray(counts))
     assert np.isfinite(found["iou"]).sum() >= 3
