@@ -46,6 +46,15 @@ def test_a_cell_is_the_papers_equations(fields, kernel):
     assert np.ptp(found) > 0.1
 
 
+def test_each_gate_starts_by_itself():
+    params = ConvRecurrence(6).init(jax.random.key(0), jnp.zeros((1, 1, 3, 3, 10)))["params"]
+    for kernel in np.split(params["state_kernel"].reshape(-1, 18), 3, -1):
+        np.testing.assert_allclose(kernel.T @ kernel, np.eye(6), atol=1e-5)
+    gates = np.abs(np.split(params["input_kernel"], 3, -1)).max((1, 2, 3, 4))
+    bound = np.sqrt(6 / (9 * 10 + 9 * 6))  # Glorot and Bengio 2010, equation 16
+    assert (gates <= bound).all() and (gates > 0.9 * bound).all() and len(set(gates.tolist())) == 3
+
+
 def test_on_single_pixels_it_is_pytorchs_lstm():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     x = clips((3, 7, 1, 1, 5))

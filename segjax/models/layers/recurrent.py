@@ -5,7 +5,8 @@ ConvLSTM: Shi et al. 2015, "Convolutional LSTM Network", NIPS 2015, arXiv:1506.0
 equations 7 to 10. Compared with loops in NumPy.
 
 What a cell does with its input needs no state, so the input convolutions of all frames and gates are one convolution
-before the loop; inside `jax.lax.scan` stand those of the state.
+before the loop; inside `jax.lax.scan` stand those of the state. Each gate's weights start by themselves, by Glorot's
+rule for the input and orthogonal for the state.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from segjax.core.batch import MEMORY
 from segjax.models.layers.conv import convolve, convolve_in_loop
+from segjax.models.layers.gates import side_by_side
 
 GATES = {"convgru": 3, "convlstm": 4}
 """Gates of each cell: update, reset, candidate; input, forget, candidate, output."""
@@ -54,7 +56,8 @@ class ConvRecurrence(nn.Module):
         reset is bool [N]: clips that begin with a state of zeros whatever the memory holds; None is none of them.
         """
         gates, features = GATES[self.cell], self.features
-        glorot, orthogonal = nn.initializers.glorot_uniform(), nn.initializers.orthogonal()
+        glorot = side_by_side(nn.initializers.glorot_uniform(), features)
+        orthogonal = side_by_side(nn.initializers.orthogonal(), features)
         shape = (*self.kernel_size, x.shape[-1], gates * features)
         input_kernel = self.param("input_kernel", glorot, shape).astype(self.dtype)
         shape = (*self.kernel_size, features, gates * features)

@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.layers.gates import side_by_side
+
 GATES = {"gru": 3, "lstm": 4}
 
 
@@ -51,8 +53,7 @@ class Sweep(nn.Module):
     PyTorch: r, z = sigmoid(...), n = tanh(W x + b + r U h), h' = (1 - z) n + z h. The LSTM has input, forget, candidate
     and output gates. Both are PyTorch's with its second bias at zero, and gates in its order.
 
-    Each gate's weights start by themselves, Glorot et al. 2010 for the input and orthogonal for the state: by the size
-    of all gates together they would start smaller, and learn much slower.
+    Each gate's weights start by themselves, by Glorot's rule for the input and orthogonal for the state.
     """
 
     hidden: int
@@ -64,10 +65,10 @@ class Sweep(nn.Module):
         if self.cell not in GATES:
             raise ValueError(f"the cell must be in {tuple(GATES)}; received {self.cell!r}")
         size = GATES[self.cell] * self.hidden
-        glorot = _side_by_side(nn.initializers.glorot_uniform(), self.hidden)
+        glorot = side_by_side(nn.initializers.glorot_uniform(), self.hidden)
         input_kernel = self.param("input_kernel", glorot, (x.shape[-1], 2 * size))
         bias = self.param("bias", nn.initializers.zeros, (2 * size,))
-        orthogonal = _side_by_side(nn.initializers.orthogonal(), self.hidden)
+        orthogonal = side_by_side(nn.initializers.orthogonal(), self.hidden)
         kernels = [
             self.param(f"{way}_kernel", orthogonal, (self.hidden, size)).astype(self.dtype)
             for way in ("forward", "backward")
@@ -84,16 +85,6 @@ class Sweep(nn.Module):
         # Both ways in one loop: its steps are small.
         _, (forward, backward) = jax.lax.scan(step, [zeros, zeros], [forward, backward[::-1]])
         return jnp.concatenate([forward, backward[::-1]], -1).swapaxes(0, 1)
-
-
-def _side_by_side(initialiser, width):
-    """An initialiser of [C, k width] from that of each [C, width]."""
-
-    def init(key, shape, dtype=jnp.float32):
-        each = jax.vmap(lambda key: initialiser(key, (shape[0], width), dtype))
-        return each(jax.random.split(key, shape[1] // width)).swapaxes(0, 1).reshape(shape)
-
-    return init
 
 
 def _of_state(state, kernel):
