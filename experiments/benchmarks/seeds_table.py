@@ -8,7 +8,8 @@ Each run is `python -m segjax.train` in a process of its own, in WORKDIR/<experi
 not repeated and one that was cut off goes on, so the command can be given again. What has finished is written to
 experiments/results/<folder>.csv (a row a run) and <folder>.md (a row an experiment: mean and standard deviation; then
 the difference of those that are compared, with the 95 % interval of Student's t over the seeds, paired).
-Arguments after `--` go to every training, e.g. `-- --config.training.steps=300`; they are kept in the table.
+Arguments after `--` go to every training, e.g. `-- --config.training.steps=300`; they are kept in the table, all but
+`--config.data.dir`, since where the data lies changes no score.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def row(name, seed, summary, extra):
         "images_per_second": f"{summary['images_per_second']:.1f}",
         "commit": summary["git_commit"][:7] + ("-dirty" if summary["git_commit"].endswith("dirty") else ""),
         "hardware": hardware,
-        "changed": " ".join(extra),
+        "changed": " ".join(each for each in extra if not each.startswith("--config.data.dir=")),
     }
 
 
@@ -127,16 +128,17 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--experiments", default="", help="names or name:variant, by commas; default: all names")
     parser.add_argument("--compare", default="", help="two of them, by a comma; again with a blank between pairs")
-    parser.add_argument("extra", nargs="*", help="after --: arguments of every training")
-    arguments = parser.parse_args()
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    extra = sys.argv[cut + 1 :]
+    arguments = parser.parse_args(sys.argv[1:cut])
     folder, rows = arguments.folder.absolute(), []
     pairs = [pair.split(",") for pair in arguments.compare.split()]
     for seed in map(int, arguments.seeds.split(",")):
         for name in experiments(folder, [name for name in arguments.experiments.split(",") if name]):
-            summary = train(folder, name, seed, arguments.workdir.absolute() / f"{name}-{seed}", arguments.extra)
+            summary = train(folder, name, seed, arguments.workdir.absolute() / f"{name}-{seed}", extra)
             if summary is None:
                 continue
-            rows.append(row(name, seed, summary, arguments.extra))
+            rows.append(row(name, seed, summary, extra))
             print("  ".join(map(str, list(rows[-1].values())[:8])), flush=True)
             RESULTS.mkdir(parents=True, exist_ok=True)
             with (RESULTS / f"{folder.name}.csv").open("w", newline="") as file:
