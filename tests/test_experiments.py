@@ -51,12 +51,13 @@ def test_experiment_is_valid_and_its_model_can_be_built(path, variant):
 
 
 def training_cases():
-    """Every case; all but the first of each model are slow, since compiling a step is."""
+    """Every case; all but the first of each model, and all of some, are slow, since compiling a step is."""
     seen = set()
     for path, variant in CASES:
         config = module_of(path).get_config(variant)
         model = (config.model.name, config.model.get("form"), config.model.get("padding"))
-        yield pytest.param(path, variant, marks=[pytest.mark.slow] if model in seen else [])
+        slow = model in seen or config.model.name in SLOW_MODELS
+        yield pytest.param(path, variant, marks=[pytest.mark.slow] if slow else [])
         seen.add(model)
 
 
@@ -124,6 +125,9 @@ SMALL = {
     "first_features": 4,
 }
 """Fields of models that make them small."""
+
+SLOW_MODELS = ("crf_rnn", "deeplab_v3plus", "espnet", "lraspp")
+"""Their steps, which their own tests also compile, take a quarter of a minute each even when they are small."""
 
 SLOW_BACKBONES = (
     "mobilenet_v3_small",

@@ -67,7 +67,9 @@ def finished(checkpoints):
     return {path.name for path in checkpoints.glob("*") if path.name.isdigit()}
 
 
-@pytest.mark.parametrize("moment", ["in a save", "between two saves", "before the first save"])
+@pytest.mark.parametrize(
+    "moment", ["in a save", "between two saves", pytest.param("before the first save", marks=pytest.mark.slow)]
+)
 def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(trained, prepared_dir, tmp_path, moment):
     checkpoints = tmp_path / "checkpoints"
     conditions = {

@@ -43,7 +43,7 @@ def get_config(variant: str = "memory") -> ConfigDict:
     config.optimizer.warmup_steps = 30
     config.optimizer.weight_decay = 1e-2
 
-    config.training.steps = 400
+    config.training.steps = 250
     config.training.eval_every = 0
     config.checkpoint.every = 100
     config.evaluation.batch_size = 2

@@ -58,7 +58,7 @@ def test_logits_and_statistics_in_training_equal_torchvision(torchvision):
     assert_close(moved["batch_stats"]["backbone"]["stem"]["norm"]["mean"], theirs.features[0][1].running_mean)
 
 
-@pytest.mark.parametrize("output_stride", [16, 8])
+@pytest.mark.parametrize("output_stride", [16, pytest.param(8, marks=pytest.mark.slow)])
 def test_dilated_features(torchvision, output_stride):
     theirs = torchvision.models.mobilenet_v3_small(dilated=True).features
     if output_stride == 8:  # torchvision stops at 16: go on in the same way

@@ -81,7 +81,7 @@ def test_form_smp_with_deeper_encoders(reference, depth):
     reference.assert_close(ours, reference.nhwc(module(reference.nchw(image))))
 
 
-@pytest.mark.parametrize("form, padded", [("paper", (41, 49)), ("smp", (40, 48))])
+@pytest.mark.parametrize("form, padded", [("paper", (41, 49)), pytest.param("smp", (40, 48), marks=pytest.mark.slow)])
 def test_other_sizes_are_padded_with_zeros_and_cropped(form, padded):
     fields = dict(backbone="resnet18", form=form, width=4, channels=8)
     model = build_model("pspnet", num_classes=3, **fields)
