@@ -7,7 +7,8 @@ Command: python -m segjax.train --config experiments/camvid/crf_rnn.py:half --wo
   first.
   variants: "8s", at full size, sized for a GPU, with the bandwidths of the authors' Caffe nets; "half", on 240x180
   pixels, sized for two CPU cores, with bandwidths and weights that suit FCN-8s's validation images (tune_crf).
-Time and score: not run yet.
+Time and score: "half" 17 minutes on a busy CPU core after fcn.py:half: val mIoU 58.9, test 50.1 (README.md). "8s" not
+  run yet.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ table 3) gives FCN 49.83 and FCN with learnt deconvolution 51.96 mIoU on CamVid,
 Command: python -m segjax.train --config experiments/camvid/fcn.py:8s --workdir DIR
   variants: "32s", "16s", "8s", at full size, sized for a GPU; "half", an FCN-8s with half of the channels on 240x180
   pixels, sized for two CPU cores.
-Time and score: not run yet.
+Time and score: "half" 44 minutes on a CPU core, val mIoU 57.1, test 49.1 (README.md). The others not run yet.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ weights are given: --config.init.path=vgg16.pth --config.init.source=torchvision
 Command: python -m segjax.train --config experiments/camvid/reseg.py --workdir DIR
   variants: "half" (240x180 pixels, half of VGG's channels and milder weights of the classes, sized for two CPU cores)
   and "full" (480x360, as published, sized for a GPU).
-Time and score: 55 minutes for "half" on one CPU core: val mIoU 66.6, test 54.9 (README.md). "full": not run yet.
+Time and score: "half" 55 minutes on a CPU core, val mIoU 66.6, test 54.9 (README.md). "full" not run yet.
 """
 
 from ml_collections import ConfigDict
