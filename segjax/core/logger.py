@@ -91,7 +91,7 @@ class Logger:
         for name, value in values.items():
             value = float(value)
             line[prefix + name] = value if math.isfinite(value) else None
-            self._writer.add_scalar(prefix + name, value, step)
+            self._writer.add_scalar((prefix + name).replace("&", "_"), value, step)  # it has no & in its names
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
