@@ -24,6 +24,9 @@ FILES = [
 ]
 NUM_CLASSES = {"camvid": 11, "digit_clips": 11, "digit_scenes": 11, "folder": 2}
 
+SLOW_MODELS = ("crf_rnn", "deeplab_v3plus", "espnet", "lraspp")
+"""Their steps, which their own tests also compile, take a quarter of a minute each even when they are small."""
+
 
 def module_of(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -125,9 +128,6 @@ SMALL = {
     "first_features": 4,
 }
 """Fields of models that make them small."""
-
-SLOW_MODELS = ("crf_rnn", "deeplab_v3plus", "espnet", "lraspp")
-"""Their steps, which their own tests also compile, take a quarter of a minute each even when they are small."""
 
 SLOW_BACKBONES = (
     "mobilenet_v3_small",
