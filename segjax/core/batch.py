@@ -37,6 +37,9 @@ Files may use another value (CamVid: 11, or none); each data set maps its own to
 MEMORY = "memory"
 """The collection of a model's variables that holds the states of clips, each [N, ...], one a row of the batch."""
 
+ATTENTION = "attention"
+"""The collection where a model leaves its maps of attention, if a call makes it mutable."""
+
 MAX_CLASSES = 255
 """Labels are uint8 and IGNORE_LABEL takes one value."""
 
