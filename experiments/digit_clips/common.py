@@ -1,4 +1,9 @@
-"""What all models share on digit_clips: the data, and one budget, so that their scores can be compared."""
+"""What all models share on digit_clips: the data, and one budget, so that their scores can be compared.
+
+All go on from the same network trained on single images, as is usual for video networks (Siam et al. 2017, section 4):
+`--config.init.path` is a workdir of digit_scenes/unet.py, or for rfcn.py of digit_scenes/fcn.py. The recurrent layers
+start anew, with and without memory.
+"""
 
 from ml_collections import ConfigDict
 
@@ -28,15 +33,15 @@ def digit_clips_config(variant: str) -> ConfigDict:
 
     config.optimizer.name = "muon"
     config.optimizer.momentum = 0.95
-    config.optimizer.learning_rate = 4e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.b2 = 0.95
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-3
 
-    config.training.steps = 800
+    config.training.steps = 300
     config.training.log_every = 100
     config.training.eval_every = 0
-    config.checkpoint.every = 200
+    config.checkpoint.every = 100
     config.evaluation.batch_size = 4
     return config

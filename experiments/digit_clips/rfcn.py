@@ -3,7 +3,8 @@
 Paper: Siam et al., "Convolutional Gated Recurrent Networks for Video Segmentation", ICIP 2017 (RFC-VGG); Valipour et
 al., "Recurrent Fully Convolutional Networks for Video Segmentation", WACV 2017. Here with batch normalisation and
 skips.
-Command: python -m segjax.train --config experiments/digit_clips/rfcn.py --workdir DIR
+Command: python -m segjax.train --config experiments/digit_clips/rfcn.py --config.init.path=IMAGES --workdir DIR
+  where IMAGES is a workdir of experiments/digit_scenes/fcn.py.
   variants: "memory", and "single": the same parameters, each frame by itself.
 Time and score: not run yet.
 """
@@ -17,7 +18,7 @@ from segjax.core.config import finish
 def get_config(variant: str = "memory") -> ConfigDict:
     """Variants are those of VARIANTS; "" is "memory"."""
     config = digit_clips_config(variant)
-    network = ConfigDict(dict(name="fcn", stride=8, width=16, fc_channels=128, batch_norm=True, dropout=0.5))
+    network = ConfigDict(dict(name="fcn", stride=8, width=16, fc_channels=256, batch_norm=True, dropout=0.5))
     config.model.update(cell="convgru", strides=(16, 8), network=network)
     return finish(config)
 

@@ -38,6 +38,27 @@ CASES = {
     "deeplab_v3": Case(dict(backbone="resnet18", width=16, features=32, output_stride=8, dropout=0.0), 300, 32),
     "deeplab_v3plus": Case(dict(backbone="resnet18", width=16, features=32, skip_features=16), 300, 32),
     "conv_rnn": Case(dict(network=dict(name="unet", width=16, depth=3), strides=(8, 4)), 300, frames=4),
+    "conv_rnn, convlstm": Case(
+        dict(
+            name="conv_rnn",
+            network=dict(name="unet", width=16, depth=3),
+            cell="convlstm",
+            peepholes=True,
+            strides=(8, 4),
+        ),
+        300,
+        frames=4,
+    ),
+    "conv_rnn, rfcn": Case(
+        dict(
+            name="conv_rnn",
+            network=dict(name="fcn", width=16, fc_channels=64, batch_norm=True, dropout=0.0),
+            strides=(16, 8),
+        ),
+        300,
+        32,
+        frames=4,
+    ),
     "crf_rnn": Case(dict(network=dict(name="fcn", width=16, fc_channels=64, batch_norm=True, dropout=0.0)), 400, 32),
     "espnet": Case(dict(alpha2=1, alpha3=1), 1000),
     "fc_densenet": Case(dict(layers=(3,) * 5, growth=8, first_features=16, dropout=0.0)),
@@ -53,7 +74,12 @@ FAST = ("unet", "fcn")
 
 
 def test_every_model_has_a_case():
-    assert set(CASES) == set(MODELS)
+    assert {model_of(name) for name in CASES} == set(MODELS)
+
+
+def model_of(name):
+    """The model of a case: where several are of one, its name is among its fields."""
+    return CASES[name].fields.get("name", name)
 
 
 def one_batch(dataset, block):
@@ -62,21 +88,31 @@ def one_batch(dataset, block):
     examples = [transforms.normalise(e, mean=dataset.info.mean, std=dataset.info.std) for e in examples]
     batch = {key: np.stack([example[key] for example in examples]) for key in ("image", "label")}
     if block > 1:
-        coarse = batch["label"][:, block // 8 :: block, block // 8 :: block]
-        batch["label"] = np.repeat(np.repeat(coarse, block, 1), block, 2)
+        batch["label"] = in_blocks(batch["label"], block)
         batch["label"][0, :block], batch["label"][1, :, :block] = 3, 7
     return batch
 
 
-def one_clip(dataset, frames):
-    """The first frames of a clip of digit_clips, around its centre, and the labels: one example."""
+def in_blocks(label, block):
+    """[..., H, W] of one class in each square of `block` pixels."""
+    coarse = label[..., block // 8 :: block, block // 8 :: block]
+    return np.repeat(np.repeat(coarse, block, -2), block, -1)
+
+
+def one_clip(dataset, frames, block):
+    """The first frames of a clip of digit_clips, around its centre, and the labels, in blocks as in `one_batch`."""
     images, labels = digit_clips.clip("val", 0)
     batch = transforms.normalise(
         {"image": images[:frames, 16:80, 16:80], "label": labels[:frames, 16:80, 16:80]},
         mean=dataset.info.mean,
         std=dataset.info.std,
     )
-    return {key: batch[key][None] for key in ("image", "label")}
+    batch = {key: batch[key][None] for key in ("image", "label")}
+    if block > 1:
+        batch["label"] = in_blocks(batch["label"], block)
+        for frame in range(frames):
+            batch["label"][:, frame, :block, (frame % 2) * block : (frame % 2 + 1) * block] = 3 + frame
+    return batch
 
 
 def windows_of(batch, side, count=32):
@@ -90,10 +126,10 @@ def windows_of(batch, side, count=32):
 def test_one_batch_is_learnt_by_heart(name, prepared_dir, one_device_mesh):
     case = CASES[name]
     dataset = load_dataset("digit_scenes", "val", data_dir=str(prepared_dir), size=(64, 64))
-    batch = one_clip(dataset, case.frames) if case.frames else one_batch(dataset, case.block)
+    batch = one_clip(dataset, case.frames, case.block) if case.frames else one_batch(dataset, case.block)
     batch = windows_of(batch, case.window) if case.window else batch
     config = default_config()
-    config.model.update(name=name, **case.fields)
+    config.model.update({"name": name, **case.fields})
     config.optimizer.update(name="adam", learning_rate=case.rate, schedule="cosine")
     config.training.steps = case.steps
     model = build.model(config, dataset.info)
