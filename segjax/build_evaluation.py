@@ -6,11 +6,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from segjax.build import preprocessing
-from segjax.core.batch import MEMORY, denormalise
+from segjax.core.batch import ATTENTION, MEMORY, denormalise
 from segjax.crf.post_process import build_refine, read_parameters
 from segjax.data import clips, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
@@ -119,6 +120,31 @@ def uncertainty_predictor(
         return _as_protocol_says(apply, module, chosen)(variables, image)
 
     return build_monte_carlo(sample, samples)
+
+
+def attention_viewer(module: nn.Module) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
+    """(variables, image [1, H, W, 3], place float32 [2]) -> {name of a map: float32 [H', W']}.
+
+    A gate is its map. Of an attention of pixels to pixels it is the weights with which the pixel at `place`, in parts
+    of the height and of the width, takes from the others: the mean over the heads.
+    """
+
+    def view(variables, image, place):
+        found = module.apply(variables, image, train=False, mutable=[ATTENTION])[1].get(ATTENTION)
+        if not found:
+            raise ValueError(f"{type(module).__name__} as configured has no attention whose maps could be drawn")
+        named = jax.tree_util.tree_leaves_with_path(found)
+        return {"/".join(key.key for key in path): _seen_from(leaf, place) for path, leaf in named}
+
+    return view
+
+
+def _seen_from(found: jax.Array, place: jax.Array) -> jax.Array:
+    if found.ndim == 3:
+        return found[0]
+    rows, columns = found.shape[2:4]
+    row, column = (jnp.clip(place * jnp.array([rows, columns]), 0, jnp.array([rows - 1, columns - 1]))).astype(int)
+    return found[0, :, row, column].mean(0)
 
 
 def _method(chosen: Protocol) -> str | None:

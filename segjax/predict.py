@@ -6,17 +6,17 @@
 For each image there are two PNGs: <name>.png, whose pixel values are classes and whose palette is the data set's,
 and <name>_overlay.png with a legend. With `--samples N` the classes are those of the mean of N predictions with
 dropout, and there are <name>_entropy.png and <name>_mutual_information.png (`segjax.evaluation.monte_carlo`) besides:
-16 bits of grey, where 65535 is ln(number of classes) nats, the most that either can be. A file that can't be read is
-named and passed over; the exit status is 1 then.
+16 bits of grey, where 65535 is ln(number of classes) nats, the most that either can be. With `--attention ROW,COLUMN`
+there is <name>_attention.png: each gate of the network, and whence each of its attentions takes what it adds to that
+pixel, over the image. A file that can't be read is named and passed over; the exit status is 1 then.
 
 A video, or with `--clip` a folder of frames, is read frame by frame, in memory that does not grow with it, and becomes
 <name>_overlay.mp4; a recurrent network keeps its states from frame to frame. With `--clip` each frame has its label map
 <name>/<frame>.png besides.
 """
 
-import collections
 import functools
-import glob
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,7 +39,8 @@ from segjax.core.main import run
 from segjax.core.validation import validate
 from segjax.data import video
 from segjax.data.dataset import DatasetInfo
-from segjax.data.images import IMAGE_SUFFIXES, read_image
+from segjax.data.image_files import check_targets, find_images, output_names
+from segjax.data.images import read_image
 from segjax.data.pipeline import round_up
 from segjax.data.transforms import resize_image
 from segjax.evaluation.inference import resize
@@ -49,6 +50,8 @@ from segjax.training.checkpoint import CheckpointError
 
 ENDS = (".png", "_overlay.png")
 UNCERTAINTY_ENDS = ("_entropy.png", "_mutual_information.png")
+ATTENTION_END = "_attention.png"
+NUMBERS = re.compile(r"(\d+)")
 
 
 def main() -> None:
@@ -59,8 +62,8 @@ def main() -> None:
     validate(config)
     output = Path(OUTPUT.value).expanduser()
     clip = CLIP.value or Path(INPUT.value).suffix.lower() in video.VIDEO_SUFFIXES
-    if clip and SAMPLES.value:
-        raise ValueError("--samples is for images; give frames of a clip as images, without --clip")
+    if clip and (SAMPLES.value or ATTENTION.value):
+        raise ValueError("--samples and --attention are for images; give frames of a clip as images, without --clip")
     model, info, variables = load_model(config)
     if clip:
         predict_clip(config, model, info, variables, Path(INPUT.value).expanduser(), output)
@@ -90,7 +93,8 @@ def predict_images(config: ConfigDict, model: nn.Module, info: DatasetInfo, vari
     files, top = find_images(INPUT.value)
     names = output_names(files, top)
     samples = SAMPLES.value
-    ends = ENDS + UNCERTAINTY_ENDS * (samples > 0)
+    pixel = parse_pixel(ATTENTION.value)
+    ends = ENDS + UNCERTAINTY_ENDS * (samples > 0) + (ATTENTION_END,) * (pixel is not None)
     check_targets(files, [output / name for name in names], ends)
     protocol = build_evaluation.protocol(config, info, config.evaluation.split)
     seen = build.preprocessing(config, info)
@@ -102,17 +106,17 @@ def predict_images(config: ConfigDict, model: nn.Module, info: DatasetInfo, vari
     else:
         once = build_evaluation.predictor(model, protocol, seen)
         predict = lambda variables, image: (once(variables, image),)  # noqa: E731
-    maps = build_maps(
-        predict,
-        size_multiple=protocol.size_multiple,
-        size=parse_size(SIZE.value, config.data.size),
-        **seen,
-    )
+    size = parse_size(SIZE.value, config.data.size)
+    maps = build_maps(predict, size_multiple=protocol.size_multiple, size=size, **seen)
+    draw = None if pixel is None else build_attention_sheet(build_evaluation.attention_viewer(model), size=size, **seen)
+    if draw is not None:
+        draw(variables, np.zeros((64, 64, 3), np.uint8), (0, 0))  # a model without attention ends here
     bad = []
     for path, name in track(list(zip(files, names, strict=True)), description="predicting"):
         try:
             image = read_image(path)
             label, *uncertainty = maps(variables, image)
+            sheet = None if draw is None else draw(variables, image, pixel)
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             bad.append(path)
             print(f"passed over {path}: {str(error).splitlines()[0]}", file=sys.stderr)
@@ -122,6 +126,8 @@ def predict_images(config: ConfigDict, model: nn.Module, info: DatasetInfo, vari
         write_label_map(target.with_name(f"{target.name}.png"), label, info.palette)
         for end, nats in zip(UNCERTAINTY_ENDS, uncertainty, strict=False):
             write_nats(target.with_name(target.name + end), nats, info.num_classes)
+        if sheet is not None:
+            Image.fromarray(sheet).save(target.with_name(target.name + ATTENTION_END))
         present = np.bincount(label.ravel(), minlength=info.num_classes)
         mixed = pictures.overlay(image, label, info.palette)
         legend = pictures.legend(info.class_names, info.palette, present, width=max(mixed.shape[1], 320))
@@ -219,59 +225,6 @@ def normalised(image: jax.Array, mean: Sequence[float], std: Sequence[float], ch
     return image[..., ::-1] if channel_order == "bgr" else image
 
 
-def find_images(pattern: str) -> tuple[list[Path], Path]:
-    """(files in order, folder below which their names are kept) for a file, a folder or a glob.
-
-    Raises:
-      ValueError: nothing fits.
-    """
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        return [path], path.parent
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    else:
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
-        path = Path(*_common_parts([file.parent for file in files])) if files else path
-    if not files:
-        raise ValueError(
-            f"--input must be an image, a folder of images or a glob; {pattern!r} gives none"
-            f" (suffixes looked for in a folder: {', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
-    return files, path
-
-
-def _common_parts(folders: list[Path]) -> tuple[str, ...]:
-    common = folders[0].parts
-    for folder in folders:
-        length = next((i for i, (a, b) in enumerate(zip(common, folder.parts, strict=False)) if a != b), None)
-        common = common[: min(len(common), len(folder.parts)) if length is None else length]
-    return common
-
-
-def output_names(files: list[Path], top: Path) -> list[Path]:
-    """The names of the results without suffix, one a file: `sub/a`, or `sub/a_jpg` where `sub/a.png` is there too."""
-    plain = [file.relative_to(top).with_suffix("") for file in files]
-    times = collections.Counter(plain)
-    return [
-        name if times[name] == 1 else name.with_name(f"{name.name}_{file.suffix[1:]}")
-        for file, name in zip(files, plain, strict=True)
-    ]
-
-
-def check_targets(files: list[Path], targets: list[Path], ends: tuple[str, ...] = ENDS) -> None:
-    """Raise ValueError where a result, a target with one of the ends, would overwrite an input or another result."""
-    inputs = {file.resolve() for file in files}
-    results = [target.with_name(target.name + end).resolve() for target in targets for end in ends]
-    twice = [path for path, times in collections.Counter(results).items() if times > 1]
-    if clash := sorted(inputs.intersection(results)) + twice:
-        raise ValueError(
-            "each result must be a new file; these are inputs, or results of two inputs: "
-            + ", ".join(map(str, clash[:5]))
-            + ". Give another --output folder, or rename the images"
-        )
-
-
 def parse_size(text: str | None, trained: tuple[int, int] = (0, 0)) -> tuple[int, int] | None:
     """`360x480` -> (360, 480), `native` -> None; without text the size of the training images, where one is set."""
     if text is None:
@@ -282,6 +235,45 @@ def parse_size(text: str | None, trained: tuple[int, int] = (0, 0)) -> tuple[int
     if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise ValueError(f"--size must be HEIGHTxWIDTH in pixels, e.g. 360x480, or native; received {text!r}")
     return int(parts[0]), int(parts[1])
+
+
+def parse_pixel(text: str | None) -> tuple[int, int] | None:
+    """`120,200` -> (120, 200): row and column."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"--attention must be ROW,COLUMN of a pixel, e.g. 120,200; received {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def build_attention_sheet(
+    view: Callable,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str = "rgb",
+    size: tuple[int, int] | None = None,
+) -> Callable[[Any, np.ndarray, tuple[int, int]], np.ndarray]:
+    """Build `sheet(variables, image uint8 [H, W, 3], (row, column)) -> uint8 [H', W', 3]`, four maps to a row.
+
+    view is `segjax.build_evaluation.attention_viewer`'s; the other arguments are those of `build_maps`.
+    """
+
+    @jax.jit
+    def seen_from(variables, image, place):
+        return view(variables, normalised(image, mean, std, channel_order)[None], place)
+
+    def sheet(variables, image, pixel):
+        if not all(0 <= at < length for at, length in zip(pixel, image.shape, strict=False)):
+            raise ValueError(f"--attention must be a pixel of the image, which has {image.shape[:2]}; received {pixel}")
+        place = (np.array(pixel, np.float32) + 0.5) / image.shape[:2]
+        found = jax.device_get(seen_from(variables, resize_image(image, size) if size else image, place))
+        names = sorted(found, key=lambda name: [int(part) if part.isdigit() else part for part in NUMBERS.split(name)])
+        panels = [pictures.heat(image, found[name], pixel) for name in names]
+        rows = [slice(start, start + 4) for start in range(0, len(names), 4)]
+        return pictures.grid([pictures.panel_row(panels[row], names[row]) for row in rows])
+
+    return sheet
 
 
 def build_maps(
@@ -364,5 +356,11 @@ if __name__ == "__main__":
         "How many predictions with dropout to average, e.g. 20; also writes maps of the uncertainty, _entropy.png and"
         " _mutual_information.png. The model must have dropout. 0, the default: one prediction without dropout.",
         lower_bound=0,
+    )
+    ATTENTION = flags.DEFINE_string(
+        "attention",
+        None,
+        "ROW,COLUMN of a pixel: also write _attention.png, the maps of a network with attention: each gate, and the"
+        " weights with which this pixel takes from the others.",
     )
     run(main, required=("input", "output"), expected=(CheckpointError, ImportError))

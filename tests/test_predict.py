@@ -1,11 +1,12 @@
 """Prediction on files of every size and mode, with bad ones among them."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from segjax import predict
-from segjax.data import digits
+from segjax.data import digits, image_files
 from tests.process import SMALL, run
 
 
@@ -66,7 +67,7 @@ def test_inputs_are_never_overwritten(trained, tmp_path):
     assert "each result must be a new file" in output
     assert (tmp_path / "a.png").read_bytes() == before
     with pytest.raises(ValueError, match="two inputs"):
-        predict.check_targets([], [tmp_path / "a", tmp_path / "a"])
+        image_files.check_targets([], [tmp_path / "a", tmp_path / "a"], (".png",))
 
 
 def test_nothing_to_predict_is_an_error(trained, tmp_path):
@@ -76,7 +77,7 @@ def test_nothing_to_predict_is_an_error(trained, tmp_path):
 
 def test_output_names_keep_folders_and_stay_unique(tmp_path):
     files = [tmp_path / name for name in ("a.png", "sub/a.png", "b.jpg", "b.png")]
-    assert list(map(str, predict.output_names(files, tmp_path))) == ["a", "sub/a", "b_jpg", "b_png"]
+    assert list(map(str, image_files.output_names(files, tmp_path))) == ["a", "sub/a", "b_jpg", "b_png"]
 
 
 def test_parse_size():
@@ -121,6 +122,37 @@ def test_sampling_a_model_without_dropout_is_an_error(trained, tmp_path):
     arguments = [f"--workdir={trained[0]}", f"--input={tmp_path}/a.png", f"--output={tmp_path / 'out'}"]
     output = run("predict", *arguments, "--samples=2", status=1)
     assert "sampling needs a model with dropout" in output and "UNet" in output
+
+
+def test_attention_of_a_model_without_any_is_an_error(trained, tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    arguments = [f"--workdir={trained[0]}", f"--input={tmp_path}/a.png", f"--output={tmp_path / 'out'}"]
+    output = run("predict", *arguments, "--attention=3,4", status=1)
+    assert "UNet as configured has no attention" in output
+
+
+def test_parse_pixel():
+    assert predict.parse_pixel(None) is None
+    assert predict.parse_pixel("120, 200") == (120, 200)
+    for wrong in ("120", "1,2,3", "a,b", "-1,2"):
+        with pytest.raises(ValueError, match="ROW,COLUMN"):
+            predict.parse_pixel(wrong)
+
+
+def test_a_sheet_has_a_panel_for_each_map_in_the_order_of_numbers():
+    seen = []
+
+    def view(variables, image, place):
+        seen.append(image.shape)
+        return {f"block{k}": jnp.zeros((2, 2)).at[place[0].astype(int), 0].set(k) for k in (10, 2, 1, 3, 4)}
+
+    draw = predict.build_attention_sheet(view, (0.0,) * 3, (1.0,) * 3, size=(8, 16))
+    image = np.full((20, 40, 3), 77, np.uint8)
+    sheet = draw({}, image, (19, 39))
+    assert seen == [(1, 8, 16, 3)]
+    assert sheet.shape == (2 * (20 + 20) + 4, 4 * 40 + 3 * 4, 3)
+    with pytest.raises(ValueError, match=r"a pixel of the image, which has \(20, 40\); received \(20, 0\)"):
+        draw({}, image, (20, 0))
 
 
 def test_samples_of_a_model_with_dropout_give_two_maps_more(trained, prepared_dir, tmp_path):

@@ -2,14 +2,14 @@
 
   PYTHONPATH=. python experiments/benchmarks/seeds_table.py experiments/digit_scenes --workdir runs/digit_scenes
   PYTHONPATH=. python experiments/benchmarks/seeds_table.py experiments/digit_clips --workdir runs/digit_clips \\
-      --experiments convgru,convgru:single --compare convgru,convgru:single
+      --experiments convgru,convgru:single --compare convgru,convgru:single -- --config.init.path=runs/unet
 
 Each run is `python -m segjax.train` in a process of its own, in WORKDIR/<experiment>-<seed>; one that has finished is
 not repeated and one that was cut off goes on, so the command can be given again. What has finished is written to
 experiments/results/<folder>.csv (a row a run) and <folder>.md (a row an experiment: mean and standard deviation; then
 the difference of those that are compared, with the 95 % interval of Student's t over the seeds, paired).
-Arguments after `--` go to every training, e.g. `-- --config.training.steps=300`; they are kept in the table, all but
-`--config.data.dir`, since where the data lies changes no score.
+Arguments after `--` go to every training, e.g. `-- --config.training.steps=300`; they are kept in the table, of a path
+its last part, and not `--config.data.dir`, since where the data lies changes no score.
 """
 
 import argparse
@@ -60,6 +60,14 @@ def train(folder, name, seed, workdir, extra):
     return json.loads(summary.read_text())
 
 
+def without_folders(argument):
+    """What a table says of an argument: of a path its last part, and of where the data lie nothing."""
+    field, _, value = argument.partition("=")
+    if field == "--config.data.dir":
+        return ""
+    return f"{field}={Path(value).name}" if field.endswith(("path", "dir")) else argument
+
+
 def row(name, seed, summary, extra):
     hardware = f"{summary['devices']} {summary['device_kind']} devices, {os.cpu_count()} cores, {platform.machine()}"
     return {
@@ -72,7 +80,7 @@ def row(name, seed, summary, extra):
         "images_per_second": f"{summary['images_per_second']:.1f}",
         "commit": summary["git_commit"][:7] + ("-dirty" if summary["git_commit"].endswith("dirty") else ""),
         "hardware": hardware,
-        "changed": " ".join(each for each in extra if not each.startswith("--config.data.dir=")),
+        "changed": " ".join(map(without_folders, extra)).strip(),
     }
 
 

@@ -3,11 +3,13 @@
 import functools
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 BACKGROUND = (255, 255, 255)
 TEXT = (20, 20, 20)
+MARK = (0, 255, 0)
 
 
 def default_palette(num_classes: int) -> np.ndarray:
@@ -53,6 +55,32 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: fl
     mixed = np.rint((1 - alpha) * image + alpha * colourise(label, palette)).astype(np.uint8)
     known = (label >= 0) & (label < len(palette))
     return np.where(known[..., None], mixed, image)
+
+
+def heat(image: np.ndarray, weights: np.ndarray, place: tuple[int, int] | None = None) -> np.ndarray:
+    """Weights laid over an image, from dark (the least of them) to bright (the most).
+
+    Args:
+      image: uint8 [H, W, 3].
+      weights: float [H', W'], resized to the image's size.
+      place: (row, column) of a pixel to be marked by a cross.
+    Returns:
+      uint8 [H, W, 3].
+    """
+    weights = np.asarray(weights, np.float32)
+    low, high = weights.min(), weights.max()
+    scaled = (weights - low) / (high - low) if high > low else np.zeros_like(weights)
+    grey = Image.fromarray(np.round(255 * scaled).astype(np.uint8)).resize(
+        image.shape[1::-1], Image.Resampling.BILINEAR
+    )
+    colours = matplotlib.colormaps["inferno"](np.asarray(grey), bytes=True)[..., :3]
+    mixed = Image.fromarray(np.rint(0.3 * image + 0.7 * colours).astype(np.uint8))
+    if place is not None:
+        draw, (row, column) = ImageDraw.Draw(mixed), place
+        reach = max(2, min(image.shape[:2]) // 40)
+        draw.line((column - reach, row, column + reach, row), fill=MARK)
+        draw.line((column, row - reach, column, row + reach), fill=MARK)
+    return np.asarray(mixed)
 
 
 def legend(

@@ -117,3 +117,21 @@ def test_grid_sets_pictures_one_below_the_other():
     np.testing.assert_array_equal(whole[3:, :4], two)
     assert (whole[2] == 255).all()
     assert (whole[3:, 4:] == 255).all()
+
+
+def test_heat_is_brightest_where_the_weight_is_largest_and_marks_the_pixel():
+    image = np.full((40, 60, 3), 100, np.uint8)
+    weights = np.zeros((4, 6))
+    weights[3, 5] = 0.2
+    drawn = pictures.heat(image, weights, (10, 20))
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    brightness = drawn.sum(-1, dtype=int)
+    assert brightness[36:, 56:].min() > brightness[:, :40][brightness[:, :40] < 250].max()
+    np.testing.assert_array_equal(drawn[10, 20], pictures.MARK)
+    np.testing.assert_array_equal(drawn[10, 18], pictures.MARK)
+    assert (drawn == pictures.MARK).all(-1).sum() == 9
+
+
+def test_heat_of_equal_weights_is_dark_everywhere():
+    drawn = pictures.heat(np.full((4, 4, 3), 100, np.uint8), np.full((2, 2), 0.5))
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 1 and drawn.max() < 60
