@@ -24,9 +24,11 @@ from segjax.data import clips, load_dataset, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
 from segjax.models import build_model
+from segjax.models.output import MaskOutput
 from segjax.models.remember import empty_memory
 from segjax.training import losses, optim
 from segjax.training.checkpoint import Checkpointer, CheckpointError
+from segjax.training.mask_classification import mask_classification, segments_of
 from segjax.training.state import TrainState, create_state, named_leaves, without_memory
 from segjax.training.step import make_train_step
 
@@ -114,6 +116,11 @@ def loss(config: ConfigDict, info: DatasetInfo):
         ohem_min_kept=config.loss.ohem_min_kept,
     )
     return loss_fn, partial(losses.normaliser, class_weights=weights)
+
+
+def mask_loss(output: MaskOutput, label: jax.Array, key: jax.Array, *, count: int, **options: Any):
+    """`segjax.training.mask_classification.mask_classification` where each of `count` classes is a segment."""
+    return mask_classification(output, segments_of(label, count), key, **options)
 
 
 def schedule(config: ConfigDict) -> optim.Schedule:
@@ -291,6 +298,7 @@ def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params:
         seed=config.seed,
         accumulate=config.training.accumulate,
         auxiliary_weight=config.loss.auxiliary,
+        mask_loss=partial(mask_loss, count=info.num_classes, **config.loss.masks),
         ema_decay=config.training.ema_decay,
         stop_on_nonfinite=config.training.on_nonfinite == "stop",
     )

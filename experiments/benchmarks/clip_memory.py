@@ -2,8 +2,8 @@
 
   PYTHONPATH=. python experiments/benchmarks/clip_memory.py [--workdir WORKDIR]
 
-The first is read off the compiled program (temporary buffers), with and without rematerialisation, for the network of
-experiments/digit_clips/convgru.py and one clip: experiments/results/clip_memory.csv and .png. With --workdir, a
+The first is read off the compiled program (temporary buffers), with and without rematerialisation, for a U-Net of width
+16 with ConvGRUs at strides 8 and 4 and one clip: experiments/results/clip_memory.csv and .png. With --workdir, a
 training of clips, videos of 100 and of 1,000 frames are made and `segjax.predict` overlays them; its peak memory and
 its frames a second go to experiments/results/stream_memory.csv. That needs imageio-ffmpeg.
 """

@@ -102,6 +102,13 @@ def default_config() -> ConfigDict:
                 "focal_gamma": 2.0,
                 "ohem_threshold": 0.7,
                 "ohem_min_kept": 100_000,  # pixels of the global batch
+                "masks": {  # of models that classify masks, as mask2former, whose loss has none of the terms above
+                    "points": 12544,  # at which a mask is compared with its segment
+                    "class_weight": 2.0,
+                    "mask_weight": 5.0,
+                    "dice_weight": 5.0,
+                    "no_object_weight": 0.1,  # of queries without a segment, in the class loss
+                },
             },
             "optimizer": {
                 "name": "adamw",

@@ -117,6 +117,9 @@ def _value_problems(config: ConfigDict):
     yield from need(all(weight >= 0 for weight in loss.class_weights), "loss.class_weights", "0 or more each")
     yield from need(loss.auxiliary >= 0, "loss.auxiliary", "a weight of 0 or more")
     yield from need(0 <= loss.label_smoothing < 1, "loss.label_smoothing", "in [0, 1)")
+    for name, value in loss.masks.items():
+        least, what = (1, "at least 1") if name == "points" else (0, "a weight of 0 or more")
+        yield from need(value >= least, f"loss.masks.{name}", what)
     yield from one_of("optimizer.name", optimizer.name, OPTIMIZERS)
     yield from one_of("optimizer.schedule", optimizer.schedule, SCHEDULES)
     yield from need(optimizer.learning_rate > 0, "optimizer.learning_rate", "above 0")

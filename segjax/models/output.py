@@ -16,3 +16,17 @@ class Output:
 
     logits: jax.Array
     auxiliary: tuple[jax.Array, ...]
+
+
+@flax.struct.dataclass
+class MaskOutput:
+    """The result of a model that classifies masks, in training. (In evaluation it returns semantic logits alone.)
+
+    Attributes:
+      class_logits: float32 [N, Q, num_classes + 1] of each prediction, the last one final; the last class is "no
+        object".
+      mask_logits: float32 [N, Q, h, w] of each prediction, whose sigmoid is a mask.
+    """
+
+    class_logits: tuple[jax.Array, ...]
+    mask_logits: tuple[jax.Array, ...]

@@ -10,12 +10,15 @@ import optax
 from jax.sharding import Mesh
 
 from segjax.core import sharding
-from segjax.models.output import Output
+from segjax.models.output import MaskOutput, Output
 from segjax.training.optim import Schedule
 from segjax.training.state import TrainState
 
 LossFn = Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
 Metrics = dict[str, jax.Array]
+
+POINTS = 1
+"""Folded into a step's key for what the loss draws; the key itself is that of dropout."""
 
 
 def make_train_step(
@@ -30,6 +33,7 @@ def make_train_step(
     seed: int,
     accumulate: int = 1,
     auxiliary_weight: float = 0.0,
+    mask_loss: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]] | None = None,
     ema_decay: float = 0.0,
     stop_on_nonfinite: bool = True,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
@@ -42,6 +46,7 @@ def make_train_step(
 
     The losses of auxiliary heads (`segjax.models.output.Output`) are added, times `auxiliary_weight` each. Logits
     that are smaller than the label, as those of a network without padding, are compared with its centre.
+    The loss of a model that classifies masks (`segjax.models.output.MaskOutput`) is `mask_loss(output, label, key)`.
     Where the batch has a `weight`, `loss_fn(logits, label=...)` and the normaliser get its pixels as `weight` too.
 
     The frames of clips, image [N, T, H, W, 3], count as N T images, or as N where the model gives the last frame's
@@ -67,15 +72,21 @@ def make_train_step(
             mutable=list(model_state),
             **{name: batch[name] for name in ("reset",) if name in batch},
         )
-        return output if isinstance(output, Output) else Output(output, ()), model_state
+        return output if isinstance(output, Output | MaskOutput) else Output(output, ()), model_state
 
-    def forward(params, model_state, batch, key):
-        output, model_state = apply(params, model_state, batch, key)
+    def loss_of(output, batch, key):
+        if isinstance(output, MaskOutput):
+            return mask_loss(output, batch["label"], jax.random.fold_in(key, POINTS))
         loss, terms = loss_fn(as_images(output.logits), **targets(batch, output.logits))
         for index, logits in enumerate(output.auxiliary):
             auxiliary, _ = loss_fn(as_images(logits), **targets(batch, logits))
             loss = loss + auxiliary_weight * auxiliary
             terms = {**terms, f"auxiliary_{index}": auxiliary}
+        return loss, terms
+
+    def forward(params, model_state, batch, key):
+        output, model_state = apply(params, model_state, batch, key)
+        loss, terms = loss_of(output, batch, key)
         return loss, (terms, model_state)
 
     gradient = jax.value_and_grad(forward, has_aux=True)
@@ -89,7 +100,8 @@ def make_train_step(
 
         parts = jax.tree.map(cut, batch)
         one = jax.tree.map(lambda array: array[0], parts)
-        logits = jax.eval_shape(apply, state.params, state.model_state, one, key)[0].logits
+        output = jax.eval_shape(apply, state.params, state.model_state, one, key)[0]
+        logits = one["label"][..., None] if isinstance(output, MaskOutput) else output.logits
         weights = jax.vmap(lambda part: normaliser(**targets(part, logits)))(parts)
         weights = weights / jnp.maximum(weights.sum(), jnp.finfo(jnp.float32).tiny)
 

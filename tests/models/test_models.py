@@ -29,6 +29,15 @@ SMALL = {
         ),
     ),
     "conv_rnn": ("conv_rnn", dict(network=dict(name="unet", width=2, depth=2), strides=(4,))),
+    "conv_rnn, rfcn": (
+        "conv_rnn",
+        dict(
+            network=dict(name="fcn", width=1, fc_channels=4, stride=8, batch_norm=True),
+            cell="convlstm",
+            peepholes=True,
+            strides=(16, 8),
+        ),
+    ),
     "unet": ("unet", dict(width=2, depth=2)),
     "unet, original": ("unet", dict(width=2, depth=2, padding="valid", norm="none", dropout=0.5)),
     "espnet": ("espnet", dict(alpha2=1, alpha3=1)),
