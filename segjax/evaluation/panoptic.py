@@ -129,10 +129,11 @@ def match_detections(
         rank[classes[each]] += 1
         if rank[classes[each]] <= MOST_DETECTIONS:
             kept.append(each)
+    kept = np.array(kept, int)
     masks, classes, scores = masks[kept], classes[kept], scores[kept]
-    ours, theirs = (array.reshape(len(array), -1).astype(np.float64) for array in (masks, true_masks))
-    shared = ours @ theirs.T
-    union = ours.sum(1)[:, None] + theirs.sum(1) - shared
+    ours, theirs = masks.astype(np.float64), true_masks.astype(np.float64)
+    shared = np.einsum("dhw,ghw->dg", ours, theirs, optimize=True)
+    union = ours.sum((1, 2))[:, None] + theirs.sum((1, 2)) - shared
     iou = np.where(union > 0, shared / np.maximum(union, 1), 0.0)
     iou = np.where(classes[:, None] == true_classes, iou, -1.0)
     hits = np.zeros((len(thresholds), len(classes)), bool)
