@@ -4,7 +4,7 @@ Beside the mains, these two are the only files that read a config.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
+from segjax.core.batch import NO_INSTANCE
 from segjax.data import clips, load_dataset, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
@@ -87,6 +88,7 @@ def training_transform(config: ConfigDict, info: DatasetInfo):
         crop_size,
         **preprocessing(config, info),
         border_weight=config.data.border_weight.to_dict(),
+        instances=config.loss.masks.segments != "classes",
     )
 
 
@@ -118,9 +120,29 @@ def loss(config: ConfigDict, info: DatasetInfo):
     return loss_fn, partial(losses.normaliser, class_weights=weights)
 
 
-def mask_loss(output: MaskOutput, label: jax.Array, key: jax.Array, *, count: int, **options: Any):
-    """`segjax.training.mask_classification.mask_classification` where each of `count` classes is a segment."""
-    return mask_classification(output, segments_of(label, count), key, **options)
+def mask_loss(config: ConfigDict, info: DatasetInfo) -> Callable:
+    """(output, batch, key) -> (loss, terms) of `segjax.training.mask_classification`, as config.loss.masks says."""
+    options = config.loss.masks.to_dict()
+    kind, instances = options.pop("segments"), options.pop("instances")
+
+    def loss_fn(output: MaskOutput, batch: Mapping[str, jax.Array], key: jax.Array):
+        if kind != "classes" and "instance" not in batch:
+            raise ValueError(
+                f"config.loss.masks.segments={kind!r} needs a data set with instances, as digit_scenes has them;"
+                f" {info.name!r} has classes only"
+            )
+        label = batch["label"].astype(jnp.int32)
+        if kind == "classes":
+            segments = segments_of(label, info.num_classes)
+        elif kind == "instances":
+            segments = segments_of(label, instances, batch["instance"])
+        else:
+            thing = batch["instance"] != NO_INSTANCE
+            index = jnp.where(thing, info.num_classes + batch["instance"].astype(jnp.int32), label)
+            segments = segments_of(label, info.num_classes + instances, index)
+        return mask_classification(output, segments, key, **options)
+
+    return loss_fn
 
 
 def schedule(config: ConfigDict) -> optim.Schedule:
@@ -298,7 +320,7 @@ def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params:
         seed=config.seed,
         accumulate=config.training.accumulate,
         auxiliary_weight=config.loss.auxiliary,
-        mask_loss=partial(mask_loss, count=info.num_classes, **config.loss.masks),
+        mask_loss=mask_loss(config, info),
         ema_decay=config.training.ema_decay,
         stop_on_nonfinite=config.training.on_nonfinite == "stop",
     )

@@ -12,6 +12,12 @@ and in training, where `data.border_weight.w0` is above 0:
 |--------|-----------|---------|-------------------------------------------------------------------------|
 | weight | [N, H, W] | float32 | what is added in the loss to the weight of the pixel's class; 0 or more |
 
+and where `loss.masks.segments` are not classes:
+
+| key      | shape     | dtype | meaning                                                                   |
+|----------|-----------|-------|---------------------------------------------------------------------------|
+| instance | [N, H, W] | uint8 | a number for each object of the image, or NO_INSTANCE                     |
+
 For clips image is [N, T, H, W, 3] and label [N, T, H, W]. In evaluation index is then [N, T], and where states are
 carried from batch to batch there is
 
@@ -33,6 +39,9 @@ IGNORE_LABEL = 255
 
 Files may use another value (CamVid: 11, or none); each data set maps its own to this one when it reads.
 """
+
+NO_INSTANCE = 255
+"""The number of a pixel that belongs to no object: of the background, or not labelled."""
 
 MEMORY = "memory"
 """The collection of a model's variables that holds the states of clips, each [N, ...], one a row of the batch."""

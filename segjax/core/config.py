@@ -21,6 +21,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 DTYPES = ("float32", "bfloat16")
 INIT_SOURCES = ("segjax", "torchvision", "smp", "timm", "espnet")
 CHANNEL_ORDERS = ("rgb", "bgr")
+SEGMENTS = ("classes", "instances", "panoptic")
 LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_entropy")
 PIXEL_WEIGHTED_LOSSES = ("cross_entropy", "focal", "ohem_cross_entropy")
 """The terms that can weigh each pixel, as data.border_weight wants it: means over pixels."""
@@ -103,6 +104,8 @@ def default_config() -> ConfigDict:
                 "ohem_threshold": 0.7,
                 "ohem_min_kept": 100_000,  # pixels of the global batch
                 "masks": {  # of models that classify masks, as mask2former, whose loss has none of the terms above
+                    "segments": "classes",  # what a query is to find: classes, instances, or panoptic: both
+                    "instances": 24,  # of an image at most, where they are segments
                     "points": 12544,  # at which a mask is compared with its segment
                     "class_weight": 2.0,
                     "mask_weight": 5.0,

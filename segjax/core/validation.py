@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from segjax.core.batch import MAX_CLASSES
+from segjax.core.batch import MAX_CLASSES, NO_INSTANCE
 from segjax.core.config import (
     CHANNEL_ORDERS,
     CRF_FIELDS,
@@ -16,6 +16,7 @@ from segjax.core.config import (
     OPTIMIZERS,
     PIXEL_WEIGHTED_LOSSES,
     SCHEDULES,
+    SEGMENTS,
     WINDOW_PADDINGS,
     default_config,
     nearest,
@@ -117,9 +118,11 @@ def _value_problems(config: ConfigDict):
     yield from need(all(weight >= 0 for weight in loss.class_weights), "loss.class_weights", "0 or more each")
     yield from need(loss.auxiliary >= 0, "loss.auxiliary", "a weight of 0 or more")
     yield from need(0 <= loss.label_smoothing < 1, "loss.label_smoothing", "in [0, 1)")
-    for name, value in loss.masks.items():
-        least, what = (1, "at least 1") if name == "points" else (0, "a weight of 0 or more")
-        yield from need(value >= least, f"loss.masks.{name}", what)
+    yield from one_of("loss.masks.segments", loss.masks.segments, SEGMENTS)
+    yield from need(loss.masks.points >= 1, "loss.masks.points", "at least 1")
+    yield from need(1 <= loss.masks.instances < NO_INSTANCE, "loss.masks.instances", f"in 1..{NO_INSTANCE - 1}")
+    for name in ("class_weight", "mask_weight", "dice_weight", "no_object_weight"):
+        yield from need(loss.masks[name] >= 0, f"loss.masks.{name}", "a weight of 0 or more")
     yield from one_of("optimizer.name", optimizer.name, OPTIMIZERS)
     yield from one_of("optimizer.schedule", optimizer.schedule, SCHEDULES)
     yield from need(optimizer.learning_rate > 0, "optimizer.learning_rate", "above 0")

@@ -67,7 +67,8 @@ class Source(Protocol):
     """Random access to decoded examples.
 
     `source[i]` is `{"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "id": str}`, the label in memory form
-    (IGNORE_LABEL for unlabelled pixels). For clips image is [T, H, W, 3] and label [T, H, W]. Reading the same
+    (IGNORE_LABEL for unlabelled pixels). For clips image is [T, H, W, 3] and label [T, H, W]. A set with instances has
+    `instance` besides, uint8 [H, W]: a number for each object, NO_INSTANCE where there is none. Reading the same
     index twice gives the same values, and a source can be pickled, so that worker processes can read it.
     """
 

@@ -53,7 +53,7 @@ def clip(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     images, labels = [], []
     for frame in range(FRAMES):
         placed = [digit_at(motion, frame) for motion in moving]
-        image, label = digits.compose(background, placed, [digits.ink_of(digit, SIZE) for digit in placed])
+        image, label, _ = digits.compose(background, placed, [digits.ink_of(digit, SIZE) for digit in placed])
         images.append(digits.add_noise(rng, image, noise))
         labels.append(label)
     return np.stack(images), np.stack(labels)

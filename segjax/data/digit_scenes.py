@@ -1,4 +1,4 @@
-"""digit_scenes: the embedded data set. Handwritten digits over photographs, 11 classes, exact labels.
+"""digit_scenes: the embedded data set. Handwritten digits over photographs, 11 classes, exact labels and instances.
 
 Scene k of a split is a function of (SEED, split, k) alone, and the splits draw from disjoint digit scans. It
 is composed when it is first prepared, from what scikit-learn and scikit-image carry; nothing is downloaded.
@@ -36,8 +36,8 @@ INFO = DatasetInfo(
 )
 
 
-def scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scene number `index` of a split: image uint8 [128, 128, 3] and label uint8 [128, 128].
+def scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scene number `index` of a split: image uint8 [128, 128, 3], label and instance uint8 [128, 128].
 
     Eight to sixteen digits of 20 to 34 pixels, turned by up to 15 degrees, brighter than what is under them. A
     digit is laid only where it leaves 90 % of every earlier one's ink to be seen. Many small digits rather than
@@ -61,15 +61,16 @@ def scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
             visible = [*left, ~free]
             placed.append(digits.coloured(rng, digit, ink, background, contrast=80))
             inks.append(ink)
-    image, label = digits.compose(background, placed, inks)
-    return digits.add_noise(rng, image, rng.uniform(0, 8)), label
+    image, label, instance = digits.compose(background, placed, inks)
+    return digits.add_noise(rng, image, rng.uniform(0, 8)), label, instance
 
 
 class DigitScenes(tfds.core.GeneratorBasedBuilder):
     """Scenes of handwritten digits over photographs, for semantic segmentation."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.2.0": "Which digit a pixel belongs to; images and labels are those of 1.1.0.",
         "1.1.0": "Larger range of sizes and angles, more overlap, less contrast.",
         "1.0.0": "1600/200/200 scenes of 128x128 pixels.",
     }
@@ -81,6 +82,7 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
                 {
                     "image": tfds.features.Image(shape=(*SIZE, 3), encoding_format="png"),
                     "label": tfds.features.Image(shape=(*SIZE, 1), encoding_format="png"),
+                    "instance": tfds.features.Image(shape=(*SIZE, 1), encoding_format="png"),
                     "id": tfds.features.Text(),
                 }
             ),
@@ -97,12 +99,13 @@ class DigitScenes(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
         for index in range(count):
-            image, label = scene(split, index)
+            image, label, instance = scene(split, index)
             yield (
                 index,
                 {
                     "image": png_bytes(image),
                     "label": png_bytes(label),
+                    "instance": png_bytes(instance),
                     "id": f"{split}_{index:04d}",
                 },
             )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from segjax.core.batch import NO_INSTANCE
+
 CLASS_NAMES = ("background", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 PALETTE = np.array(
@@ -179,23 +181,28 @@ def ink_of(digit: Digit, shape: tuple[int, int]) -> Ink:
     return Ink(window, np.clip((patch - _INK_THRESHOLD) * np.float32(digit.size / 6) + 0.5, 0, 1))
 
 
-def compose(background: np.ndarray, digits: Sequence[Digit], inks: Sequence[Ink]) -> tuple[np.ndarray, np.ndarray]:
+def compose(
+    background: np.ndarray, digits: Sequence[Digit], inks: Sequence[Ink]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lay digits over a background, later ones over earlier ones.
 
     Args:
       background: uint8 [H, W, 3].
       inks: `ink_of` each digit.
     Returns:
-      The image, float32 [H, W, 3] in 0..255, and its label, uint8 [H, W]: the class of the topmost digit
-      whose ink covers at least half of a pixel, 0 where there is none.
+      The image, float32 [H, W, 3] in 0..255; its label, uint8 [H, W]: the class of the topmost digit whose ink
+      covers at least half of a pixel, 0 where there is none; and that digit's number among `digits`, uint8 [H, W],
+      NO_INSTANCE where there is none.
     """
     image = background.astype(np.float32)
     label = np.zeros(image.shape[:2], np.uint8)
-    for digit, ink in zip(digits, inks, strict=True):
+    instance = np.full_like(label, NO_INSTANCE)
+    for number, (digit, ink) in enumerate(zip(digits, inks, strict=True)):
         label[ink.window][ink.covers] = digit.value + 1
+        instance[ink.window][ink.covers] = number
         under = image[ink.window]
         under += (digit.opacity * ink.alpha)[..., None] * (np.array(digit.ink, np.float32) - under)
-    return image, label
+    return image, label, instance
 
 
 def random_digit(

@@ -30,8 +30,8 @@ class _ReadAndTransform(grain.transforms.RandomMap):
     def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         index = int(index)
         example = self.transform(self.source[index], rng)
-        weight = {"weight": example["weight"]} if "weight" in example else {}
-        return {"image": example["image"], "label": example["label"], **weight, "index": np.int32(index)}
+        wanted = {name: example[name] for name in ("image", "label", "weight", "instance") if name in example}
+        return {**wanted, "index": np.int32(index)}
 
 
 def training_batches(
@@ -54,7 +54,8 @@ def training_batches(
       seed: decides the order and every random number.
     Returns:
       A random-access sequence of `{"image": float32 [B/P, H, W, 3], "label": uint8 [B/P, H, W],
-      "index": int32 [B/P]}`, with "weight", float32 [B/P, H, W], where the transform gives one.
+      "index": int32 [B/P]}`, with "weight", float32 [B/P, H, W], and "instance", uint8 [B/P, H, W], where the transform
+      gives them.
     Raises:
       ValueError: the split is empty, or the batch does not divide over the processes.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from segjax.data.dataset import Dataset, Source
-from segjax.data.transforms import resize_image, resize_label
+from segjax.data.transforms import label_maps, resize_image, resize_label
 
 
 def resized(dataset: Dataset, size: tuple[int, int] | None) -> Dataset:
@@ -38,8 +38,8 @@ class _Resized:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         example = self._source[index]
-        image, label = resize_image(example["image"], self._size), resize_label(example["label"], self._size)
-        return {**example, "image": image, "label": label}
+        maps = {name: resize_label(array, self._size) for name, array in label_maps(example).items()}
+        return {**example, "image": resize_image(example["image"], self._size), **maps}
 
     @property
     def unwrapped(self) -> Source:

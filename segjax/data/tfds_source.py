@@ -20,7 +20,9 @@ def load_prepared(
     split: str,
     download_config: tfds.download.DownloadConfig | None = None,
 ) -> Dataset:
-    """One split of a TFDS data set with the features image, label and id; it is prepared where it isn't yet.
+    """One split of a TFDS data set with the features image, label and id, and maybe instance.
+
+    It is prepared where it isn't yet.
 
     Args:
       make_builder: gives a new builder at each call; takes `file_format`.
@@ -61,7 +63,8 @@ class TfdsSource:
     def __init__(self, builder: Builder, split: str, ignore_label: int | None):
         # Pictures are decoded here, so that ids and sizes can be read without decoding any.
         keep = _KeepEncoded()
-        self._records = builder.as_data_source(split, decoders={"image": keep, "label": keep})
+        pictures = [name for name in ("image", "label", "instance") if name in builder.info.features]
+        self._records = builder.as_data_source(split, decoders=dict.fromkeys(pictures, keep))
         self._ignore_label = ignore_label
 
     def __len__(self) -> int:
@@ -72,7 +75,8 @@ class TfdsSource:
         label = _decode(read_mask, record["label"])
         if self._ignore_label is not None:
             label = np.where(label == self._ignore_label, np.uint8(IGNORE_LABEL), label)
-        return {"image": _decode(read_image, record["image"]), "label": label, "id": record["id"].decode()}
+        example = {"image": _decode(read_image, record["image"]), "label": label, "id": record["id"].decode()}
+        return example | {name: _decode(read_mask, record[name]) for name in ("instance",) if name in record}
 
     def ids(self) -> list[str]:
         """Every example's id, in order."""

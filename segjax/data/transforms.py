@@ -1,12 +1,13 @@
 """Joint transforms of image and label in NumPy, each a function of the example and an explicit generator.
 
 An example is a mapping with `image` [H, W, 3], uint8 or float32 in 0..255, and `label` [H, W], uint8 with
-IGNORE_LABEL, or a clip, [T, H, W, 3] and [T, H, W], all frames of which get the same random parameters. A
-transform returns a new dict; the example is not changed, and other keys pass through.
+IGNORE_LABEL, or a clip, [T, H, W, 3] and [T, H, W], all frames of which get the same random parameters. Where there is
+an `instance` it goes the way of the label. A transform returns a new dict; the example is not changed, and other keys
+pass through.
 
 Geometry: pixel i covers [i, i + 1) and its value stands at i + 0.5 (half-pixel centres). The image is
 interpolated bilinearly, the label takes the nearest pixel. What lies outside of the image has the image mean
-(`fill`) and IGNORE_LABEL. A uint8 image stays uint8, rounded, until `normalise`.
+(`fill`), IGNORE_LABEL and NO_INSTANCE, which are one value. A uint8 image stays uint8, rounded, until `normalise`.
 """
 
 import dataclasses
@@ -52,7 +53,7 @@ class Transforms:
         for step in self.steps:
             example = step(example, rng)
         example = normalise(example, mean=self.mean, std=self.std, channel_order=self.channel_order)
-        return {**example, "label": np.ascontiguousarray(example["label"])}
+        return {**example, **{name: np.ascontiguousarray(array) for name, array in label_maps(example).items()}}
 
 
 def build_transforms(
@@ -62,6 +63,7 @@ def build_transforms(
     std: Sequence[float],
     border_weight: Mapping[str, Any] | None = None,
     channel_order: str = "rgb",
+    instances: bool = False,
 ) -> Transforms:
     """The transforms of training examples (or of evaluation: `augment` empty and `crop_size` None).
 
@@ -77,6 +79,7 @@ def build_transforms(
       mean, std: of R, G, B, in units of 0..255; the mean is also the colour of padding.
       channel_order: of the result, see `normalise`.
       border_weight: w0, sigma and object_classes of `segjax.data.border_weight`; None or a w0 of 0 is off.
+      instances: keep the `instance` of examples that have one.
     Returns:
       A callable, `(example, rng) -> example` with image float32 [H, W, 3], normalised, label uint8 [H, W] and,
       where border_weight is on, weight float32 [H, W]. What it returns is a function of the example and the
@@ -101,7 +104,7 @@ def build_transforms(
     _check_range("mean", mean, len(mean) == 3, "one value a channel, 3")
     _check_range("std", std, len(std) == 3 and min(std) > 0, "one positive value a channel, 3")
 
-    steps = []
+    steps = [] if instances else [without_instances]
     if values["rotation"]:
         steps.append(partial(random_rotation, degrees=float(values["rotation"]), fill=mean))
     if values["elastic"]:
@@ -131,6 +134,17 @@ def build_transforms(
     return Transforms(tuple(steps), mean, std, channel_order)
 
 
+def label_maps(example: Example) -> dict[str, np.ndarray]:
+    """What is a number for each pixel, and goes where the pixel goes."""
+    return {name: example[name] for name in ("label", "instance") if name in example}
+
+
+def without_instances(example: Example, rng: np.random.Generator) -> dict[str, Any]:
+    """Semantic segmentation needs none, so that they need not be transformed."""
+    del rng
+    return {name: value for name, value in example.items() if name != "instance"}
+
+
 def random_scale(example: Example, rng: np.random.Generator, *, low: float = 0.5, high: float = 2.0) -> dict[str, Any]:
     """Resize by a factor that is uniform in [low, high], the same for both axes."""
     height, width = example["label"].shape[-2:]
@@ -139,7 +153,7 @@ def random_scale(example: Example, rng: np.random.Generator, *, low: float = 0.5
     return {
         **example,
         "image": resize_image(example["image"], size),
-        "label": resize_label(example["label"], size),
+        **{name: resize_label(array, size) for name, array in label_maps(example).items()},
     }
 
 
@@ -155,7 +169,7 @@ def random_crop(
     frames = label.shape[:-2]
     new_image = np.empty((*frames, *size, 3), image.dtype)
     new_image[...] = _fill_value(fill, image.dtype)
-    new_label = np.full((*frames, *size), IGNORE_LABEL, label.dtype)
+    new_maps = {name: np.full((*frames, *size), IGNORE_LABEL, label.dtype) for name in label_maps(example)}
     source, target = [], []
     for length, window in zip(label.shape[-2:], size, strict=True):
         spare = length - window
@@ -164,21 +178,22 @@ def random_crop(
         source.append(slice(max(start, 0), max(start, 0) + extent))
         target.append(slice(max(-start, 0), max(-start, 0) + extent))
     new_image[..., *target, :] = image[..., *source, :]
-    new_label[..., *target] = label[..., *source]
-    return {**example, "image": new_image, "label": new_label}
+    for name, new_map in new_maps.items():
+        new_map[..., *target] = example[name][..., *source]
+    return {**example, "image": new_image, **new_maps}
 
 
 def random_flip(
     example: Example, rng: np.random.Generator, *, horizontal: float = 0.5, vertical: float = 0.0
 ) -> dict[str, Any]:
     """Mirror left-right with probability `horizontal` and top-bottom with probability `vertical`."""
-    image, label = example["image"], example["label"]
+    image, maps = example["image"], label_maps(example)
     left_right, top_bottom = rng.random(2) < (horizontal, vertical)
     if left_right:
-        image, label = image[..., ::-1, :], label[..., ::-1]
+        image, maps = image[..., ::-1, :], {name: array[..., ::-1] for name, array in maps.items()}
     if top_bottom:
-        image, label = image[..., ::-1, :, :], label[..., ::-1, :]
-    return {**example, "image": image, "label": label}
+        image, maps = image[..., ::-1, :, :], {name: array[..., ::-1, :] for name, array in maps.items()}
+    return {**example, "image": image, **maps}
 
 
 def random_rotation(
@@ -290,21 +305,22 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float]) -> dict[str, Any]:
-    """Read image and label at (y, x), float32 [H, W], in pixels with 0 at the first pixel's centre."""
-    image, label = example["image"], example["label"]
-    height, width = label.shape[-2:]
+    """Read image and label maps at (y, x), float32 [H, W], in pixels with 0 at the first pixel's centre."""
+    image, (height, width) = example["image"], example["label"].shape[-2:]
     outside = (y < -0.5) | (y >= height - 0.5) | (x < -0.5) | (x >= width - 0.5)
     near_y = np.floor(y + np.float32(0.5)).astype(np.intp).clip(0, height - 1)
     near_x = np.floor(x + np.float32(0.5)).astype(np.intp).clip(0, width - 1)
-    new_label = label.reshape(*label.shape[:-2], -1).take(near_y * width + near_x, axis=-1)
-    new_label[..., outside] = IGNORE_LABEL
+    new_maps = {}
+    for name, array in label_maps(example).items():
+        new_maps[name] = array.reshape(*array.shape[:-2], -1).take(near_y * width + near_x, axis=-1)
+        new_maps[name][..., outside] = IGNORE_LABEL
     y, x = y.clip(0, height - 1), x.clip(0, width - 1)
     if image.ndim == 3:
         new_image = _bilinear(image, y, x)
     else:
         new_image = np.stack([_bilinear(frame, y, x) for frame in image])
     new_image[..., outside, :] = _fill_value(fill, image.dtype)
-    return {**example, "image": new_image, "label": new_label}
+    return {**example, "image": new_image, **new_maps}
 
 
 def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -83,12 +83,14 @@ def mask_classification(
       (loss, {"class", "mask", "dice": of the last prediction, before weighting}), float32 scalars. The class loss is
       the weighted mean over all queries, the others are means over the segments of the whole batch.
     Raises:
-      ValueError: there are fewer queries than segments.
+      ValueError: there are fewer queries than segments, or more segments than numbers.
     """
     weights = {"class": class_weight, "mask": mask_weight, "dice": dice_weight}
     queries, count = output.class_logits[-1].shape[1], segments.classes.shape[1]
     if queries < count:
         raise ValueError(f"a model needs as many queries as an image may have segments, {count}; it has {queries}")
+    if count > IGNORE_LABEL:
+        raise ValueError(f"an image may have {IGNORE_LABEL} segments at most; received {count}")
     total, terms = 0.0, {}
     for number, (classes, masks) in enumerate(zip(output.class_logits, output.mask_logits, strict=True)):
         match_key, loss_key = jax.random.split(jax.random.fold_in(key, number))

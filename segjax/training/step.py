@@ -46,7 +46,7 @@ def make_train_step(
 
     The losses of auxiliary heads (`segjax.models.output.Output`) are added, times `auxiliary_weight` each. Logits
     that are smaller than the label, as those of a network without padding, are compared with its centre.
-    The loss of a model that classifies masks (`segjax.models.output.MaskOutput`) is `mask_loss(output, label, key)`.
+    The loss of a model that classifies masks (`segjax.models.output.MaskOutput`) is `mask_loss(output, batch, key)`.
     Where the batch has a `weight`, `loss_fn(logits, label=...)` and the normaliser get its pixels as `weight` too.
 
     The frames of clips, image [N, T, H, W, 3], count as N T images, or as N where the model gives the last frame's
@@ -76,7 +76,7 @@ def make_train_step(
 
     def loss_of(output, batch, key):
         if isinstance(output, MaskOutput):
-            return mask_loss(output, batch["label"], jax.random.fold_in(key, POINTS))
+            return mask_loss(output, batch, jax.random.fold_in(key, POINTS))
         loss, terms = loss_fn(as_images(output.logits), **targets(batch, output.logits))
         for index, logits in enumerate(output.auxiliary):
             auxiliary, _ = loss_fn(as_images(logits), **targets(batch, logits))
@@ -124,7 +124,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = {name: batch[name] for name in ("image", "label", "weight", "reset") if name in batch}
+        batch = {name: batch[name] for name in ("image", "label", "weight", "instance", "reset") if name in batch}
         if accumulate == 1:
             (loss, (terms, model_state)), grads = gradient(state.params, state.model_state, batch, key)
         else:

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from segjax.core.batch import NO_INSTANCE
 from segjax.data import digit_scenes, digits
 from segjax.data.images import channel_statistics
 from segjax.data.tfds_source import prepare
@@ -44,9 +45,10 @@ def test_ink_lies_where_scaling_turning_and_shifting_put_it(changes):
 def test_a_digit_outside_of_the_picture_leaves_no_ink():
     ink = digits.ink_of(a_digit(centre=(-90.0, 20.0)), (48, 61))
     assert ink.alpha.size == 0
-    image, label = digits.compose(np.zeros((48, 61, 3), np.uint8), [a_digit()], [ink])
+    image, label, instance = digits.compose(np.zeros((48, 61, 3), np.uint8), [a_digit()], [ink])
     assert not image.any()
     assert not label.any()
+    assert (instance == NO_INSTANCE).all()
 
 
 def test_later_digits_lie_over_earlier_ones():
@@ -60,11 +62,14 @@ def test_later_digits_lie_over_earlier_ones():
         digits.Digit(scans[0][2], 0, 40.0, 5.0, (30.0, 44.0), (0.0, 0.0, 255.0), 0.9),
     ]
     inks = [digits.ink_of(digit, shape) for digit in placed]
-    image, label = digits.compose(background, placed, inks)
+    image, label, instance = digits.compose(background, placed, inks)
     expected_image, expected_label = composed(background, placed, [whole(ink, shape) for ink in inks])
     np.testing.assert_array_equal(label, expected_label)
     np.testing.assert_allclose(image, expected_image, atol=1e-3)
     assert set(np.unique(label)) == {0, 1, 4, 9}
+    values = np.array([digit.value + 1 for digit in placed] + [0] * (256 - len(placed)))
+    np.testing.assert_array_equal(values[instance], label)  # each digit has a value of its own
+    np.testing.assert_array_equal(instance == NO_INSTANCE, label == 0)
 
 
 def test_enlarged_scans_pass_through_the_scans():
@@ -88,7 +93,7 @@ def test_splits_share_no_scan_and_use_them_all():
 
 
 def test_a_scene_is_a_function_of_its_split_and_number():
-    image, label = digit_scenes.scene("val", 3)
+    image, label, instance = digit_scenes.scene("val", 3)
     again = digit_scenes.scene("val", 3)
     np.testing.assert_array_equal(image, again[0])
     np.testing.assert_array_equal(label, again[1])
@@ -96,14 +101,16 @@ def test_a_scene_is_a_function_of_its_split_and_number():
     assert (image != digit_scenes.scene("train", 3)[0]).any()
     assert image.shape == (128, 128, 3)
     assert label.shape == (128, 128)
-    assert image.dtype == label.dtype == np.uint8
+    assert image.dtype == label.dtype == instance.dtype == np.uint8
+    np.testing.assert_array_equal(instance == NO_INSTANCE, label == 0)
+    assert 8 <= len(np.unique(instance)) - 1 <= 16
 
 
 def test_scenes_have_all_classes_and_a_fair_contrast():
     luma = np.array([0.299, 0.587, 0.114])
     seen = np.zeros(11, int)
     for index in range(60):
-        image, label = digit_scenes.scene("train", index)
+        image, label, _ = digit_scenes.scene("train", index)
         seen += np.bincount(np.unique(label), minlength=11)
         assert 4 <= len(np.unique(label)) - 1 <= 10
         assert label.max() <= 10
@@ -122,9 +129,10 @@ def test_load_prepares_once_and_reads_the_scenes_in_order(few, tmp_path, capsys)
     assert data.source.sizes() == [(128, 128)] * 2
     for index in range(2):
         example = data.source[index]
-        image, label = digit_scenes.scene("val", index)
+        image, label, instance = digit_scenes.scene("val", index)
         np.testing.assert_array_equal(example["image"], image)
         np.testing.assert_array_equal(example["label"], label)
+        np.testing.assert_array_equal(example["instance"], instance)
         assert example["id"] == data.ids[index]
 
 
@@ -161,7 +169,7 @@ def test_a_preparation_that_comes_second_uses_what_the_first_one_wrote(few, tmp_
     builder = prepare(make_builder)
     assert passed
     assert len(builder.as_data_source("train")) == 5
-    assert [path.name for path in (tmp_path / "digit_scenes").iterdir()] == ["1.1.0"]
+    assert [path.name for path in (tmp_path / "digit_scenes").iterdir()] == ["1.2.0"]
 
 
 def test_a_preparation_that_fails_says_why_and_leaves_nothing(few, tmp_path, monkeypatch):

@@ -218,6 +218,30 @@ def test_flips_have_their_probability():
     np.testing.assert_allclose(np.mean(flips), 0.3, atol=4 * np.sqrt(0.3 * 0.7 / 1000))
 
 
+@pytest.mark.parametrize("name", sorted(GEOMETRIC))
+@pytest.mark.parametrize("frames", [(), (2,)])
+def test_instances_go_the_way_of_the_label(name, frames):
+    example = noise((19, 26), frames=frames)
+    example["instance"] = example["label"] ^ 2  # other numbers, 255 among them for 253
+    moved = False
+    for seed in range(5):
+        result = GEOMETRIC[name](example, np.random.default_rng(seed))
+        inside = result["label"] != IGNORE_LABEL
+        np.testing.assert_array_equal(result["instance"][inside], result["label"][inside] ^ 2)
+        moved |= not np.array_equal(result["label"], example["label"])
+    assert moved
+
+
+def test_instances_are_kept_where_they_are_wanted():
+    example = {**noise((9, 7)), "instance": np.arange(63, dtype=np.uint8).reshape(9, 7)}
+    for instances in (False, True):
+        built = transforms.build_transforms({"flip_horizontal": 1.0}, None, FILL, (1.0,) * 3, instances=instances)
+        result = built(example, np.random.default_rng(0))
+        assert ("instance" in result) == instances
+    np.testing.assert_array_equal(result["instance"], example["instance"][:, ::-1])
+    assert result["instance"].flags.c_contiguous
+
+
 @some
 @given(sizes, seeds, st.sampled_from(sorted(GEOMETRIC)), dtypes)
 def test_no_new_values(size, seed, name, dtype):

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from segjax.core.batch import IGNORE_LABEL
+from segjax import build
+from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
+from segjax.core.config import default_config
+from segjax.data.dataset import DatasetInfo
 from segjax.models.output import MaskOutput
 from segjax.training import mask_classification as own
 from segjax.training.mask_classification import Segments, mask_classification, segments_of
@@ -194,3 +197,29 @@ def test_too_few_queries_are_an_error(case):
     segments = Segments(*segments_of(jnp.asarray(case["label"]), QUERIES + 1))
     with pytest.raises(ValueError, match="as many queries as an image may have segments, 8; it has 7"):
         mask_classification(output_of(case), segments, jax.random.key(0), points=POINTS)
+
+
+@pytest.mark.parametrize(
+    ("segments", "expected"),
+    [
+        ("classes", {0: 0, 1: 1, 3: 3}),
+        ("instances", {0: 1, 1: 3, 2: 3}),
+        ("panoptic", {0: 0, CLASSES: 1, CLASSES + 1: 3, CLASSES + 2: 3}),
+    ],
+)
+def test_the_config_says_what_a_segment_is(monkeypatch, segments, expected):
+    """A background, one object of class 1 and two of class 3."""
+    label = np.array([[[0, 1, 1, 3, 3, IGNORE_LABEL]]], np.uint8)
+    instance = np.array([[[NO_INSTANCE, 0, 0, 1, 2, NO_INSTANCE]]], np.uint8)
+    seen = []
+    monkeypatch.setattr(build, "mask_classification", lambda output, segments, key, **options: seen.append(segments))
+    config = default_config()
+    config.loss.masks.update(segments=segments, instances=6)
+    info = DatasetInfo("x", tuple("abcde"), np.zeros((5, 3), np.uint8), None, (0, 0, 0), (1, 1, 1), ("train",))
+    loss = build.mask_loss(config, info)
+    loss(None, {"label": jnp.asarray(label), "instance": jnp.asarray(instance)}, None)
+    classes = seen[0].classes[0]
+    assert {number: int(value) for number, value in enumerate(classes) if value >= 0} == expected
+    if segments != "classes":
+        with pytest.raises(ValueError, match="needs a data set with instances"):
+            loss(None, {"label": jnp.asarray(label)}, None)
