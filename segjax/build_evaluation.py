@@ -11,14 +11,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from segjax.build import preprocessing
+from segjax.core import sharding
 from segjax.core.batch import ATTENTION, MEMORY, denormalise
 from segjax.crf.post_process import build_refine, read_parameters
 from segjax.data import clips, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.evaluation.evaluator import Evaluator
-from segjax.evaluation.inference import Apply, build_predict
+from segjax.evaluation.inference import Apply, build_predict, resize
 from segjax.evaluation.monte_carlo import Uncertainty, apply_with_dropout, build_monte_carlo, dropout_rates
 from segjax.evaluation.protocol import Protocol
+from segjax.evaluation.segments import score_segments
 from segjax.models.conv_rnn import ConvRNN
 from segjax.models.remember import empty_memory
 
@@ -171,6 +173,51 @@ def _as_protocol_says(apply: Apply, module: nn.Module, chosen: Protocol) -> Appl
     )
 
 
+def segment_scores(
+    config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh
+) -> Callable[[Any], dict[str, Any]]:
+    """variables -> the scores of `segjax.evaluation.segments.score_segments`.
+
+    Raises:
+      ValueError: the model classifies no masks, the data set has no instances, or there are several processes.
+    """
+    if not hasattr(module, "masks"):
+        raise ValueError(
+            f"config.evaluation.segments needs a model that classifies masks, as mask2former;"
+            f" received {config.model.name!r}"
+        )
+    if not dataset.info.things:
+        raise ValueError(f"config.evaluation.segments needs a data set with instances; {dataset.info.name!r} has none")
+    if jax.process_count() > 1:
+        raise ValueError("config.evaluation.segments takes one process; evaluate the finished training with one")
+
+    def probabilities(variables, image):
+        found = module.apply(variables, image, train=False, method="masks")
+        masks = found.mask_logits[-1].transpose(0, 2, 3, 1)
+        masks = resize(masks, tuple(4 * length for length in masks.shape[1:3]))[:, : image.shape[1], : image.shape[2]]
+        return jax.nn.softmax(found.class_logits[-1]), jax.nn.sigmoid(masks).transpose(0, 3, 1, 2)
+
+    batch = sharding.batch_sharding(mesh)
+    predict = jax.jit(probabilities, in_shardings=(None, batch), out_shardings=batch)
+
+    def scores(variables):
+        batches = pipeline.evaluation_batches(
+            dataset,
+            partial(transforms.normalise, **preprocessing(config, dataset.info)),
+            batch_size=config.evaluation.batch_size,
+            size_multiple=config.evaluation.size_multiple,
+        )
+        return score_segments(
+            batches,
+            lambda image: jax.device_get(predict(variables, image)),
+            lambda index: dataset.source[index]["instance"],
+            dataset.info.num_classes,
+            dataset.info.things,
+        )
+
+    return scores
+
+
 def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:
     """What scores the model on a split; kwargs go to `Evaluator`."""
     chosen, seen = protocol(config, dataset.info, dataset.split), preprocessing(config, dataset.info)
@@ -187,6 +234,7 @@ def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mes
     else:
         batches = partial(pipeline.evaluation_batches, dataset, normalise, **options)
         predict, begin = predictor(module, chosen, seen), None
-    asked = {"images": config.evaluation.images, "boundary_f1": config.evaluation.boundary_f1}
+    further = segment_scores(config, dataset, module, mesh) if config.evaluation.segments else None
+    asked = {"further": further, "images": config.evaluation.images, "boundary_f1": config.evaluation.boundary_f1}
     asked |= {"davis": config.evaluation.davis, "begin": begin, "clips": clips.find_clips(dataset.ids) if begin else ()}
     return Evaluator(dataset, batches, predict, chosen, mesh, **asked, **kwargs)

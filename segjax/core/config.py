@@ -155,6 +155,7 @@ def default_config() -> ConfigDict:
                 "size_multiple": 32,  # images are padded to this when batched, and the padding is cut again
                 "images": 4,  # pictures drawn at an evaluation
                 "davis": False,  # J, F and J&F of DAVIS for each class but 0, over the frames of clips
+                "segments": False,  # PQ and AP of a model that classifies masks, where the set tells objects apart
                 "boundary_f1": False,  # also score the borders between classes, at the images' own sizes
                 "crf": {  # fully connected CRF on the probabilities, see segjax/crf/mean_field.py
                     "iterations": 0,  # of the mean field; 0 is off, DeepLab takes 10

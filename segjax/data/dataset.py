@@ -22,6 +22,7 @@ class DatasetInfo:
       mean, std: of the training images' RGB channels, in units of 0..255, for normalisation.
       splits: names of the splits that exist.
       licence, citation: text to show to a person.
+      things: classes whose objects the source tells apart as `instance`; () where it has none.
       frames: of each of the source's examples, where those are clips; 1 for images.
     """
 
@@ -34,6 +35,7 @@ class DatasetInfo:
     splits: tuple[str, ...]
     licence: str = ""
     citation: str = ""
+    things: tuple[int, ...] = ()
     frames: int = 1
 
     def __post_init__(self):
@@ -59,7 +61,7 @@ class DatasetInfo:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "DatasetInfo":
         """The inverse of `to_dict`, also after it went through JSON."""
-        tuples = {name: tuple(fields[name]) for name in ("class_names", "mean", "std", "splits")}
+        tuples = {name: tuple(fields.get(name, ())) for name in ("class_names", "mean", "std", "splits", "things")}
         return cls(**{**fields, **tuples, "palette": np.array(fields["palette"], np.uint8)})
 
 

@@ -33,6 +33,7 @@ INFO = DatasetInfo(
     splits=tuple(COUNTS),
     licence=digits.LICENCE,
     citation=digits.CITATION,
+    things=tuple(range(1, 11)),
 )
 
 

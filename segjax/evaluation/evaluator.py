@@ -53,6 +53,7 @@ class Evaluator:
         images: int = 4,
         boundary_f1: bool = False,
         davis: bool = False,
+        further: Callable[[Any], Mapping[str, Any]] | None = None,
         progress: bool = False,
     ):
         """
@@ -67,13 +68,14 @@ class Evaluator:
           images: how many pictures to draw.
           boundary_f1: score the borders too; the protocol must then leave the images unpadded.
           davis: score clips by DAVIS's J and F too.
+          further: variables -> scores of another kind, which are added to ours.
           progress: show a bar.
         """
         if len(dataset) == 0:
             raise ValueError(f"split {dataset.split!r} of {dataset.info.name!r} must have examples; it has none")
         self.dataset, self.protocol = dataset, protocol
         self._batches, self._mesh, self._progress = batches, mesh, progress
-        self._begin, self._clips = begin, clips
+        self._begin, self._clips, self._further = begin, clips, further
         self._drawn = {int(index) for index in np.linspace(0, len(dataset) - 1, min(images, len(dataset)))}
         self.panels: dict[str, np.ndarray] = {}
         batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
@@ -122,6 +124,7 @@ class Evaluator:
             **metrics.scores(confusion),
             **{name: finite_mean(values) for name, values in found.items()},
             **(self._davis(np.concatenate(every_index), **davis) if davis else {}),
+            **(self._further(variables) if self._further else {}),
             "calibration_error": metrics.expected_calibration_error(totals.calibration),
             "confusion": confusion,
         }
@@ -269,6 +272,13 @@ def score_table(scores: Mapping[str, Any], class_names: tuple[str, ...], protoco
         ("DAVIS J&F", "J&F"),
         ("DAVIS J", "J_mean"),
         ("DAVIS F", "F_mean"),
+        ("panoptic quality", "PQ"),
+        ("PQ of things", "PQ_things"),
+        ("PQ of stuff", "PQ_stuff"),
+        ("segmentation q.", "SQ"),
+        ("recognition q.", "RQ"),
+        ("AP of instances", "AP"),
+        ("AP50", "AP50"),
         ("calibration error", "calibration_error"),
     ):
         if key not in scores:
