@@ -128,7 +128,8 @@ def attention_viewer(module: nn.Module) -> Callable[[Any, jax.Array, jax.Array],
     """(variables, image [1, H, W, 3], place float32 [2]) -> {name of a map: float32 [H', W']}.
 
     A gate is its map. Of an attention of pixels to pixels it is the weights with which the pixel at `place`, in parts
-    of the height and of the width, takes from the others: the mean over the heads.
+    of the height and of the width, takes from the others: the mean over the heads. Where the queries are no pixels (a
+    map [N, heads, Q, 1, H', W'] or [N, heads, 1, Q, H', W']) it is the query that takes most from that pixel.
     """
 
     def view(variables, image, place):
@@ -144,9 +145,15 @@ def attention_viewer(module: nn.Module) -> Callable[[Any, jax.Array, jax.Array],
 def _seen_from(found: jax.Array, place: jax.Array) -> jax.Array:
     if found.ndim == 3:
         return found[0]
-    rows, columns = found.shape[2:4]
-    row, column = (jnp.clip(place * jnp.array([rows, columns]), 0, jnp.array([rows - 1, columns - 1]))).astype(int)
-    return found[0, :, row, column].mean(0)
+    found = found[0].mean(0)
+    if 1 in found.shape[:2]:
+        queries = found.reshape(-1, *found.shape[2:])
+        return queries[queries[:, *_pixel(place, queries.shape[1:])].argmax()]
+    return found[*_pixel(place, found.shape[:2])]
+
+
+def _pixel(place: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    return tuple(jnp.clip((place * jnp.array(size)).astype(int), 0, jnp.array(size) - 1))
 
 
 def _method(chosen: Protocol) -> str | None:

@@ -127,6 +127,20 @@ def test_the_viewer_shows_what_a_pixel_takes_from(place, query):
     np.testing.assert_allclose(found["dot"], heads.mean(0))
 
 
+def test_of_queries_that_are_no_pixels_the_viewer_shows_the_one_that_looks_there():
+    class Queries(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            maps = jnp.zeros((1, 2, 3, 1, 4, 5)).at[0, :, 1, 0, 3, 0].set(0.7).at[0, :, 2, 0, 0, 4].set(0.9)
+            keep_map(self, "tall", lambda: maps)
+            keep_map(self, "wide", lambda: maps.swapaxes(2, 3))
+            return x
+
+    found = attention_viewer(Queries())({}, jnp.ones((1, 8, 10, 3)), jnp.array((0.9, 0.1)))
+    for name in ("tall", "wide"):
+        assert found[name].shape == (4, 5) and found[name].argmax() == 15
+
+
 def test_a_model_without_attention_is_an_error():
     class Plain(nn.Module):
         @nn.compact
