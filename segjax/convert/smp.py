@@ -39,16 +39,30 @@ PSPNET = (
 )
 """PSPNet on ResNet18 to 152: our form "smp"."""
 
+
+def scse(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """SCSEModule."""
+    return (
+        Rule(theirs + r"\.cSE\.1", ours + "/channel/fc1"),
+        Rule(theirs + r"\.cSE\.3", ours + "/channel/fc2"),
+        Rule(theirs + r"\.sSE\.0", ours + "/spatial"),
+    )
+
+
 UNET_RESNET = (
     *resnet(r"encoder\."),
+    Rule(r"decoder\.blocks\.4\.attention1\..*", None),
     *(
         rule
         for index, level in enumerate((16, 8, 4, 2, 1))
-        for rule in conv_and_norm(rf"decoder\.blocks\.{index}\.conv(\d)", rf"up{level}_conv\1")
+        for rule in (
+            *conv_and_norm(rf"decoder\.blocks\.{index}\.conv(\d)", rf"up{level}_conv\1"),
+            *scse(rf"decoder\.blocks\.{index}\.attention(\d)\.attention", rf"up{level}_attention\1"),
+        )
     ),
     Rule(r"segmentation_head\.0", "head"),
 )
-"""Unet on ResNet18 to 152."""
+"""Unet on ResNet18 to 152, without attention and with decoder_attention_type="scse"."""
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "deeplab_v3plus": DEEPLAB_V3PLUS,

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.attention_unet import AttentionUNet
 from segjax.models.conv_rnn import ConvRNN
 from segjax.models.crf_rnn import CRFRNN
 from segjax.models.deeplab_v1 import DeepLabV1
@@ -21,6 +22,7 @@ from segjax.models.fc_densenet import FCDenseNet
 from segjax.models.fcn import FCN
 from segjax.models.fcn_resnet import FCNResNet
 from segjax.models.lraspp import LRASPP
+from segjax.models.nonlocal_net import NonLocalNet
 from segjax.models.patch_cnn import PatchCNN
 from segjax.models.pspnet import PSPNet
 from segjax.models.reseg import ReSeg
@@ -29,6 +31,7 @@ from segjax.models.unet import UNet
 from segjax.models.unet_resnet import UNetResNet
 
 MODELS = {
+    "attention_unet": AttentionUNet,  # Oktay et al. 2018
     "conv_rnn": ConvRNN,  # ConvLSTM and ConvGRU (Shi et al. 2015, Ballas et al. 2016) in any with `remember`
     "crf_rnn": CRFRNN,  # Zheng et al. 2015, on any of the others
     "deeplab_v1": DeepLabV1,  # Chen et al. 2015, LargeFOV
@@ -40,6 +43,7 @@ MODELS = {
     "fcn": FCN,  # Long et al. 2015
     "fcn_resnet": FCNResNet,  # torchvision's form of it
     "lraspp": LRASPP,  # Howard et al. 2019
+    "nonlocal_net": NonLocalNet,  # Wang et al. 2018, in mmsegmentation's form
     "patch_cnn": PatchCNN,  # Ciresan et al. 2012
     "pspnet": PSPNet,  # Zhao et al. 2017
     "reseg": ReSeg,  # Visin et al. 2016

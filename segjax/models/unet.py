@@ -9,6 +9,7 @@ normalisation, convolutions without bias) is not in the paper: the input is padd
 and the right to a multiple of 2**depth, and the logits are cropped.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +30,15 @@ VARIANTS = {
 
 # Section 3: Gaussian of standard deviation sqrt(2 / N), N the incoming nodes of one neuron.
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+Gate = Callable[[int, jax.Array, jax.Array], jax.Array]
+"""(stride, skip connection [N, H, W, C], features of the level below on their way up) -> skip connection"""
+
+
+def pass_skip(stride: int, skip: jax.Array, below: jax.Array) -> jax.Array:
+    """The skip connection as it is: the network of the paper."""
+    del stride, below
+    return skip
 
 
 class UNet(nn.Module):
@@ -66,10 +76,13 @@ class UNet(nn.Module):
             )
         super().__post_init__()
 
-    def __call__(self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on) -> jax.Array:
+    def __call__(
+        self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on, gate: Gate = pass_skip
+    ) -> jax.Array:
         """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes].
 
-        `remember` is what a recurrent network puts between the two paths, at strides 1 to 2**depth.
+        `remember` is what a recurrent network puts between the two paths, at strides 1 to 2**depth, and `gate` what an
+        attention network puts on the skip connections, at strides 2**(depth - 1) to 1.
         """
         height, width = image.shape[1:3]
         if self.padding == "valid":
@@ -77,7 +90,7 @@ class UNet(nn.Module):
         else:
             step = 2**self.depth
             image = jnp.pad(image, ((0, 0), (0, -height % step), (0, -width % step), (0, 0)))
-        return self.network(image, train=train, remember=remember)[:, :height, :width]
+        return self.network(image, train=train, remember=remember, gate=gate)[:, :height, :width]
 
     def tile_input(self, window: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the input from which `network` computes a window or more of logits.
@@ -90,7 +103,9 @@ class UNet(nn.Module):
         return tuple(valid_sizes(size, self.depth)[0] for size in window)
 
     @nn.compact
-    def network(self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on) -> jax.Array:
+    def network(
+        self, image: jax.Array, *, train: bool = False, remember: Remember = pass_on, gate: Gate = pass_skip
+    ) -> jax.Array:
         """The network of figure 1 alone: no padding around it and no cropping after it.
 
         With "valid" padding H and W must be sizes that `valid_sizes` gives, and the logits are smaller (572
@@ -108,8 +123,9 @@ class UNet(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = remember(2**self.depth, x)
         for level in reversed(range(self.depth)):
+            skip = gate(2**level, skips[level], x)
             x = self._upsample(x, level)
-            x = jnp.concatenate([_centre_crop(skips[level], x.shape[1:3]), x], axis=-1)
+            x = jnp.concatenate([_centre_crop(skip, x.shape[1:3]), x], axis=-1)
             x = self._two_convolutions(x, level, f"up{level}", train)
         logits = Conv(self.num_classes, (1, 1), kernel_init=HE_NORMAL, dtype=self.dtype, name="head")(x)
         return logits.astype(jnp.float32)

@@ -3,11 +3,13 @@
 The expanding path is that of Ronneberger, Fischer and Brox, MICCAI 2015, arXiv:1505.04597, figure 1, with nearest
 upsampling instead of transposed convolutions, padded convolutions and batch normalisation, and there is no skip at
 full resolution: the form of Unet in segmentation_models.pytorch, with which it was compared. There is no paper of it;
-Iglovikov and Shvets 2018, "TernausNet", arXiv:1801.05746, made the idea known.
+Iglovikov and Shvets 2018, "TernausNet", arXiv:1801.05746, made the idea known. attention="scse" adds the blocks of Roy,
+Navab and Wachinger 2018, arXiv:1803.02579, as its decoder_attention_type="scse" does.
 
 Deviations: where H or W is no multiple of 32, which segmentation_models.pytorch refuses, the image is padded with
 zeros at the bottom and the right, and the logits are cropped. Weights that are not loaded start as He et al. 2015,
-normal instead of uniform.
+normal instead of uniform. The last level has no skip connection and so a single scSE block, where
+segmentation_models.pytorch keeps a second one among its weights without using it.
 """
 
 from typing import Any
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 
 from segjax.models.backbones import build_backbone
 from segjax.models.layers.conv import Conv, ConvBlock
+from segjax.models.layers.scse import SCSE
 from segjax.models.remember import Remember, pass_on
 
 VARIANTS = {
@@ -36,6 +39,7 @@ class UNetResNet(nn.Module):
       backbone: a ResNet among BACKBONES.
       decoder_channels: of each level of the expanding path, from stride 16 to 1.
       width: of the backbone, 64 as published.
+      attention: "none", or "scse" after each skip connection and at the end of each level.
     """
 
     num_classes: int
@@ -43,10 +47,13 @@ class UNetResNet(nn.Module):
     backbone: str = "resnet34"
     decoder_channels: tuple = (256, 128, 64, 32, 16)
     width: int = 64
+    attention: str = "none"
 
     def __post_init__(self):
         if not self.backbone.startswith("resnet"):
             raise ValueError(f"UNetResNet's backbone must be a ResNet among BACKBONES; received {self.backbone!r}")
+        if self.attention not in ("none", "scse"):
+            raise ValueError(f"UNetResNet's attention must be in ('none', 'scse'); received {self.attention!r}")
         channels = tuple(self.decoder_channels)
         if len(channels) != 5 or min(channels) < 1 or self.width < 1:
             raise ValueError(
@@ -72,10 +79,15 @@ class UNetResNet(nn.Module):
             x = _double(x)
             if level in features:
                 x = jnp.concatenate([x, features[level]], axis=-1)
+                x = self._attend(x, f"up{level}_attention1")
             for i in (1, 2):
                 x = ConvBlock(channels, dtype=self.dtype, name=f"up{level}_conv{i}")(x, train=train)
+            x = self._attend(x, f"up{level}_attention2")
         logits = Conv(self.num_classes, (3, 3), dtype=self.dtype, name="head")(x)
         return logits[:, :height, :width].astype(jnp.float32)
+
+    def _attend(self, x, name):
+        return x if self.attention == "none" else SCSE(reduction=16, dtype=self.dtype, name=name)(x)
 
 
 def _double(x: jax.Array) -> jax.Array:

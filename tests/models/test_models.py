@@ -59,6 +59,8 @@ SMALL = {
     ),
     "unet_resnet": ("unet_resnet", dict(backbone="resnet18", width=2, decoder_channels=(8, 6, 4, 3, 2))),
     "fcn_resnet": ("fcn_resnet", dict(backbone="resnet18", width=2)),
+    "attention_unet": ("attention_unet", dict(width=2, depth=2)),
+    "nonlocal_net": ("nonlocal_net", dict(backbone="resnet18", width=2, channels=8)),
     "lraspp": ("lraspp", dict(backbone="resnet18", filters=8)),
 }
 SHAPE = (2, 97, 131, 3)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.convert.smp import UNET_RESNET
+from segjax.core.batch import ATTENTION
 from segjax.models import build_model, count_params
 from segjax.models.unet_resnet import VARIANTS
 from tests.models.variables import random_image
@@ -16,9 +17,14 @@ def reference():
     return pytest.importorskip("tests.references.pytorch")
 
 
-def smp_network(reference, backbone):
+UNUSED = ("decoder.blocks.4.attention1",)
+"""smp makes it and does not use it, since the last level has no skip connection."""
+
+
+def smp_network(reference, backbone, attention=None):
     smp = reference.library("segmentation_models_pytorch")
-    return reference.randomised(smp.Unet(backbone, encoder_weights=None, classes=5))
+    module = smp.Unet(backbone, encoder_weights=None, classes=5, decoder_attention_type=attention)
+    return reference.randomised(module)
 
 
 @pytest.mark.parametrize("backbone, published", [("resnet34", 24_436_369), ("resnet50", 32_521_105)])
@@ -43,6 +49,26 @@ def test_logits_equal_smp(reference, backbone, train):
     image = random_image((2, 64, 96, 3))
     ours = reference.fast_jit(lambda v, x: model.apply(v, x, train=train))(variables, image)
     reference.assert_close(ours, reference.nhwc(module(reference.nchw(image))))
+
+
+@pytest.mark.parametrize("train", [True, pytest.param(False, marks=SLOW)])
+def test_logits_with_scse_equal_smp(reference, train):
+    module = smp_network(reference, "resnet18", "scse").train(train)
+    model = build_model("unet_resnet", num_classes=5, backbone="resnet18", attention="scse")
+    variables = reference.converted(module, model, UNET_RESNET, unused=UNUSED)
+    used = (p.numel() for name, p in module.named_parameters() if not name.startswith(UNUSED))
+    assert count_params(variables) == sum(used)
+    image = random_image((2, 64, 96, 3))
+    run = reference.fast_jit(lambda v, x: model.apply(v, x, train=train, mutable=["batch_stats", ATTENTION]))
+    ours, kept = run(variables, image)
+    reference.assert_close(ours, reference.nhwc(module(reference.nchw(image))))
+    shapes = {name: found["weights"].shape for name, found in kept[ATTENTION].items()}
+    assert shapes == {
+        f"up{level}_attention{i}": (2, 64 // level, 96 // level)
+        for level in (16, 8, 4, 2, 1)
+        for i in (1, 2)
+        if (level, i) != (1, 1)
+    }
 
 
 def test_odd_sizes_are_padded_with_zeros_and_cropped(reference):
@@ -81,6 +107,7 @@ def test_gradients_equal_smp(reference):
         (dict(backbone="vgg16"), "backbone must be a ResNet among BACKBONES; received 'vgg16'"),
         (dict(decoder_channels=(8, 4)), r"five decoder_channels >= 1.*received decoder_channels=\(8, 4\)"),
         (dict(width=0), "width >= 1; received .*width=0"),
+        (dict(attention="cbam"), r"attention must be in \('none', 'scse'\); received 'cbam'"),
     ],
 )
 def test_wrong_fields_are_explained(fields, message):
