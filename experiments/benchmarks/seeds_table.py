@@ -6,8 +6,9 @@
 
 Each run is `python -m segjax.train` in a process of its own, in WORKDIR/<experiment>-<seed>; one that has finished is
 not repeated and one that was cut off goes on, so the command can be given again. What has finished is written to
-experiments/results/<folder>.csv (a row a run) and <folder>.md (a row an experiment: mean and standard deviation; then
-the difference of those that are compared, with the 95 % interval of Student's t over the seeds, paired).
+experiments/results/<folder>.csv (a row a run; those of other experiments and seeds stay) and <folder>.md (a row an
+experiment: mean and standard deviation; then the difference of those that are compared, with the 95 % interval of
+Student's t over the seeds, paired).
 Arguments after `--` go to every training, e.g. `-- --config.training.steps=300`; they are kept in the table, of a path
 its last part, and not `--config.data.dir`, since where the data lies changes no score.
 """
@@ -92,6 +93,15 @@ def grouped(rows):
     return groups
 
 
+def earlier_rows(path):
+    """The rows that are in the file already, by experiment and seed."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        found = [{**each, "seed": int(each["seed"]), "params": int(each["params"])} for each in csv.DictReader(file)]
+    return {(each["experiment"], each["seed"]): each for each in found}
+
+
 def mean_and_spread(values):
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{spread}"
@@ -139,17 +149,20 @@ def main():
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     extra = sys.argv[cut + 1 :]
     arguments = parser.parse_args(sys.argv[1:cut])
-    folder, rows = arguments.folder.absolute(), []
+    folder = arguments.folder.absolute()
+    path = RESULTS / f"{folder.name}.csv"
+    by_run = earlier_rows(path)
     pairs = [pair.split(",") for pair in arguments.compare.split()]
     for seed in map(int, arguments.seeds.split(",")):
         for name in experiments(folder, [name for name in arguments.experiments.split(",") if name]):
             summary = train(folder, name, seed, arguments.workdir.absolute() / f"{name}-{seed}", extra)
             if summary is None:
                 continue
-            rows.append(row(name, seed, summary, extra))
-            print("  ".join(map(str, list(rows[-1].values())[:8])), flush=True)
+            by_run[name, seed] = row(name, seed, summary, extra)
+            print("  ".join(map(str, list(by_run[name, seed].values())[:8])), flush=True)
+            rows = list(by_run.values())
             RESULTS.mkdir(parents=True, exist_ok=True)
-            with (RESULTS / f"{folder.name}.csv").open("w", newline="") as file:
+            with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)

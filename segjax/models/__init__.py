@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.attention_unet import AttentionUNet
+from segjax.models.ccnet import CCNet
 from segjax.models.conv_rnn import ConvRNN
 from segjax.models.crf_rnn import CRFRNN
+from segjax.models.danet import DANet
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2
 from segjax.models.deeplab_v3 import DeepLabV3
@@ -23,6 +25,7 @@ from segjax.models.fcn import FCN
 from segjax.models.fcn_resnet import FCNResNet
 from segjax.models.lraspp import LRASPP
 from segjax.models.nonlocal_net import NonLocalNet
+from segjax.models.ocrnet import OCRNet
 from segjax.models.patch_cnn import PatchCNN
 from segjax.models.pspnet import PSPNet
 from segjax.models.reseg import ReSeg
@@ -32,8 +35,10 @@ from segjax.models.unet_resnet import UNetResNet
 
 MODELS = {
     "attention_unet": AttentionUNet,  # Oktay et al. 2018
+    "ccnet": CCNet,  # Huang et al. 2019
     "conv_rnn": ConvRNN,  # ConvLSTM and ConvGRU (Shi et al. 2015, Ballas et al. 2016) in any with `remember`
     "crf_rnn": CRFRNN,  # Zheng et al. 2015, on any of the others
+    "danet": DANet,  # Fu et al. 2019
     "deeplab_v1": DeepLabV1,  # Chen et al. 2015, LargeFOV
     "deeplab_v2": DeepLabV2,  # Chen et al. 2018 (PAMI), ASPP
     "deeplab_v3": DeepLabV3,  # Chen et al. 2017
@@ -44,6 +49,7 @@ MODELS = {
     "fcn_resnet": FCNResNet,  # torchvision's form of it
     "lraspp": LRASPP,  # Howard et al. 2019
     "nonlocal_net": NonLocalNet,  # Wang et al. 2018, in mmsegmentation's form
+    "ocrnet": OCRNet,  # Yuan et al. 2020
     "patch_cnn": PatchCNN,  # Ciresan et al. 2012
     "pspnet": PSPNet,  # Zhao et al. 2017
     "reseg": ReSeg,  # Visin et al. 2016

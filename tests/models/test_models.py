@@ -60,6 +60,9 @@ SMALL = {
     "unet_resnet": ("unet_resnet", dict(backbone="resnet18", width=2, decoder_channels=(8, 6, 4, 3, 2))),
     "fcn_resnet": ("fcn_resnet", dict(backbone="resnet18", width=2)),
     "attention_unet": ("attention_unet", dict(width=2, depth=2)),
+    "ccnet": ("ccnet", dict(backbone="resnet18", width=4, channels=16)),
+    "danet": ("danet", dict(backbone="resnet18", width=4, channels=16)),
+    "ocrnet": ("ocrnet", dict(backbone="resnet18", width=4, channels=16, key_channels=8)),
     "nonlocal_net": ("nonlocal_net", dict(backbone="resnet18", width=2, channels=8)),
     "lraspp": ("lraspp", dict(backbone="resnet18", filters=8)),
 }
@@ -113,8 +116,9 @@ def test_bfloat16_computes_close_to_float32(case):
     logits = fast_jit(lambda v, x: low.apply(v, x))(case.variables, image)
     assert logits.dtype == jnp.float32
     # 8 bits of mantissa, a few dozen layers.
-    # SegNet unpools a value elsewhere where two of a window are equal in 8 bits: few pixels, but much there.
-    share = 0.95 if case.name == "segnet" else 1.0
+    # SegNet unpools a value elsewhere where two of a window are equal in 8 bits, and with random weights the scores of
+    # CCNet and DANet, which are not scaled, are in the hundreds, so that the softmax jumps: few pixels, but much there.
+    share = 0.95 if case.name in ("segnet", "ccnet", "danet") else 1.0
     assert np.quantile(np.abs(logits - case.logits), share) < 0.1 * np.abs(case.logits).max()
     assert not np.array_equal(logits, case.logits)
 

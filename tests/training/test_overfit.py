@@ -69,6 +69,9 @@ CASES = {
     "reseg": Case(dict(width=16, hidden=(32, 32), up_features=(24, 24), batch_norm=True), 800, rate=3e-3),
     "segnet": Case(dict(width=16), 400),
     "attention_unet": Case(dict(width=16, depth=3), 200),
+    "ccnet": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
+    "danet": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
+    "ocrnet": Case(dict(backbone="resnet18", width=16, channels=32, key_channels=16, dropout=0.0), 300, 32),
     "nonlocal_net": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
     "unet_resnet": Case(dict(backbone="resnet18", width=16, decoder_channels=(32, 32, 16, 16, 16)), 400),
 }

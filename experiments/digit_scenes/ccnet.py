@@ -1,0 +1,21 @@
+"""CCNet on the embedded data set, on a narrow ResNet-18.
+
+Paper: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019, section 3.
+Command: python -m segjax.train --config experiments/digit_scenes/ccnet.py --workdir DIR
+Time and score: not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.digit_scenes.common import digit_scenes_config
+from segjax.core.config import finish
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The only variant is ""."""
+    config = digit_scenes_config(variant)
+    config.model.update(
+        name="ccnet", backbone="resnet18", stem="7x7", output_stride=8, channels=64, dropout=0.1, width=24
+    )
+    config.loss.auxiliary = 0.4
+    return finish(config)
