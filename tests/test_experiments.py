@@ -10,7 +10,7 @@ import pytest
 
 from segjax import build
 from segjax.core import sharding
-from segjax.core.batch import IGNORE_LABEL
+from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
 from segjax.core.validation import validate
 from segjax.data.dataset import DatasetInfo
 from segjax.training.step import jit_train_step
@@ -24,7 +24,19 @@ FILES = [
 ]
 NUM_CLASSES = {"camvid": 11, "digit_clips": 11, "digit_scenes": 11, "folder": 2}
 
-SLOW_MODELS = ("crf_rnn", "deeplab_v3plus", "espnet", "lraspp")
+SLOW_MODELS = (
+    "ccnet",
+    "crf_rnn",
+    "danet",
+    "deeplab_v3plus",
+    "espnet",
+    "lraspp",
+    "mask2former",
+    "ocrnet",
+    "segformer",
+    "segmenter",
+    "upernet",
+)
 """Their steps, which their own tests also compile, take a quarter of a minute each even when they are small."""
 
 
@@ -94,6 +106,8 @@ def test_experiment_trains_one_step_when_small(path, variant, one_device_mesh):
     batch = {"image": image, "label": label}
     if config.data.border_weight.w0:
         batch["weight"] = rng.random(label.shape, np.float32)
+    if config.loss.masks.segments != "classes":
+        batch["instance"] = np.where(label == IGNORE_LABEL, NO_INSTANCE, label).astype(np.uint8)
     arguments = (init(), sharding.put_batch(one_device_mesh, batch))
     # One step is taken, so that it compiles soon matters more than that it runs fast.
     state, metrics = step.lower(*arguments).compile({"xla_backend_optimization_level": 0})(*arguments)
@@ -122,10 +136,16 @@ SMALL = {
     "features": 4,
     "channels": 8,
     "decoder_channels": (8, 8, 4, 4, 2),
-    "hidden": 8,
+    "hidden": 32,
     "layers": (1, 1, 1),
     "growth": 2,
     "first_features": 4,
+    "key_channels": 8,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_ffn": 8,
+    "decoder_ffn": 8,
+    "depths": (1, 1, 1, 1),
 }
 """Fields of models that make them small."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.convert import espnet, smp, timm, torchvision
+from segjax.convert import espnet, smp, timm, torchvision, transformers, transformers_mask2former, transformers_upernet
 from segjax.convert.mapping import Report, Rule, convert, same_names
 from segjax.convert.read import read_weights as read_weights
 from segjax.core.config import nearest
@@ -22,17 +22,22 @@ SOURCES: dict[str, Mapping[str, tuple[Rule, ...]]] = {
     "smp": smp.RULES,
     "timm": timm.RULES,
     "espnet": espnet.RULES,
+    "transformers": {**transformers.RULES, **transformers_upernet.RULES, **transformers_mask2former.RULES},
 }
 """Whose names a file bears -> our model's name -> rules."""
 
-BACKBONES = {"torchvision": torchvision.BACKBONES, "timm": timm.BACKBONES}
+BACKBONES = {
+    "torchvision": torchvision.BACKBONES,
+    "timm": timm.BACKBONES,
+    "transformers": {**transformers.BACKBONES, **transformers_upernet.BACKBONES},
+}
 """The same by our backbone's name, for files of classifiers and models that have no counterpart there."""
 
 CLASSIFIER = r"(fc|classifier|head|pre_logits|last_linear)(\..*)?"
 """How the layers after the backbone are called in a file of a classifier."""
 
-PREFIXES = ("backbone.", "encoder.")
-"""A segmentation network keeps its backbone under one of these; a classifier has it at the top."""
+PREFIXES = ("backbone.", "encoder.", "decode_head.", "model.")
+"""With these begin keys of segmentation networks; a classifier has its layers at the top, or below its own name."""
 
 LISTED = 20
 

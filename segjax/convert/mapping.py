@@ -7,11 +7,15 @@ What a module holds follows from the PyTorch names of its arrays:
 |-----------------|--------------------------------------------------------------------------------------------|
 | `weight`, 1-D   | `scale` of a normalisation, or `slope` of a PReLU                                          |
 | `weight`, 2-D   | `kernel` of a dense layer, transposed; or, reshaped, of the convolution made of it         |
+| `weight`, 2-D   | `embedding`, as it is                                                                      |
 | `weight`, 4-D   | `kernel` of a convolution: [O, I, H, W] -> [H, W, I, O]                                    |
 | `weight`, 4-D   | of a transposed convolution: [I, O, H, W] -> [H, W, I, O], turned by 180 degrees           |
 | `bias`          | `bias`                                                                                     |
 | `running_mean`  | `mean` among the batch_stats                                                               |
 | `running_var`   | `var` among the batch_stats                                                                |
+
+Any other array is a parameter of the module itself, such as a table of relative positions: rules map its whole name to
+the path of ours, and one of two dimensions is transposed like a kernel, unless it is an `embedding`.
 
 A `bias` of a convolution that has none here because a normalisation follows is subtracted from that one's mean, which
 gives the same results; the report says so.
@@ -24,18 +28,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+LEAVES = {
+    "weight": ("params/{}/kernel", "params/{}/scale", "params/{}/slope", "params/{}/embedding"),
+    "bias": ("params/{}/bias",),
+    "running_mean": ("batch_stats/{}/mean",),
+    "running_var": ("batch_stats/{}/var",),
+}
+"""What the arrays of PyTorch's layers may be called here, in a module's path."""
+
 
 class Rule(NamedTuple):
     r"""How modules of another framework are called here.
 
     Attributes:
-      pattern: regular expression that the module's whole name must match.
-      path: the path of ours, with `\1` for the pattern's groups; None leaves the module out on purpose.
+      pattern: regular expression that the module's whole name must match; for an array that is not among LEAVES, the
+        array's.
+      path: the path of ours, with `\1` for the pattern's groups; None leaves the module out on purpose. Several share
+        the array's rows equally, as query, key and value do in PyTorch's MultiheadAttention.
       transposed: it is a transposed convolution.
     """
 
     pattern: str
-    path: str | None
+    path: str | tuple[str, ...] | None
     transposed: bool = False
 
 
@@ -84,30 +98,37 @@ def convert(
         if leaf == "num_batches_tracked":
             skipped.append((key, "a counter of PyTorch's BatchNorm, not used here"))
             continue
-        rule, path = _our_module(module, rules)
+        rule, paths = _our_module(module if leaf in LEAVES else key, rules)
         if rule is None:
             unknown.append(key)
             continue
-        if path is None:
+        if paths is None:
             skipped.append((key, "left out by the conversion"))
             continue
-        ours = _our_leaf(path, leaf, target)
-        mean = f"batch_stats/{path.removesuffix('/conv')}/norm/mean"
-        if ours is None and leaf == "bias" and path.endswith("/conv") and mean in target:
-            folded.append((key, mean))
+        if len(paths) > 1 and (array.ndim == 0 or len(array) % len(paths)):
+            unused.append(
+                (key, f"its rows are not a multiple of the {len(paths)} that share them: {list(array.shape)}")
+            )
             continue
-        if ours is None or ours in found:
-            unused.append((key, f"the model has no {path} for it" if ours is None else f"{ours} is loaded already"))
-            continue
-        wanted = target[ours]
-        value = _our_layout(array, tuple(wanted.shape), rule.transposed)
-        if value.shape != tuple(wanted.shape):
-            mismatched.append((key, ours, value.shape, tuple(wanted.shape)))
-            continue
-        if value.ndim != array.ndim:
-            reshaped.append((key, ours))
-        loaded.append((key, ours))
-        found[ours] = np.asarray(value, wanted.dtype, order="C")
+        for path, part in zip(paths, np.split(array, len(paths)) if len(paths) > 1 else [array], strict=True):
+            ours = _our_leaf(path, leaf, target)
+            mean = f"batch_stats/{path.removesuffix('/conv')}/norm/mean"
+            if ours is None and leaf == "bias" and path.endswith("/conv") and mean in target:
+                folded.append((key, mean))
+                continue
+            if ours is None or ours in found:
+                why = f"the model has no {path} for it" if ours is None else f"{ours} is loaded already"
+                unused.append((key, why))
+                continue
+            wanted = target[ours]
+            value = part if ours.endswith("/embedding") else _our_layout(part, tuple(wanted.shape), rule.transposed)
+            if value.shape != tuple(wanted.shape):
+                mismatched.append((key, ours, value.shape, tuple(wanted.shape)))
+                continue
+            if value.ndim != array.ndim:
+                reshaped.append((key, ours))
+            loaded.append((key, ours))
+            found[ours] = np.asarray(value, wanted.dtype, order="C")
     for key, mean in folded:
         if mean not in found or found[mean].shape != arrays[key].shape:
             unused.append((key, f"{mean}, from which it is to be subtracted, is not loaded or has another shape"))
@@ -131,22 +152,17 @@ def same_names(arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]) -> t
     )
 
 
-def _our_module(module: str, rules: Sequence[Rule]) -> tuple[Rule | None, str | None]:
+def _our_module(module: str, rules: Sequence[Rule]) -> tuple[Rule | None, tuple[str, ...] | None]:
     for rule in rules:
         match = re.fullmatch(rule.pattern, module)
         if match:
-            return rule, None if rule.path is None else match.expand(rule.path)
+            paths = (rule.path,) if isinstance(rule.path, str) else rule.path
+            return rule, None if paths is None else tuple(match.expand(path) for path in paths)
     return None, None
 
 
 def _our_leaf(path: str, leaf: str, target: Mapping[str, Any]) -> str | None:
-    names = {
-        "weight": ("params/{}/kernel", "params/{}/scale", "params/{}/slope"),
-        "bias": ("params/{}/bias",),
-        "running_mean": ("batch_stats/{}/mean",),
-        "running_var": ("batch_stats/{}/var",),
-    }
-    candidates = (name.format(path) for name in names.get(leaf, ()))
+    candidates = (name.format(path) for name in LEAVES.get(leaf, ("params/{}",)))
     return next((name for name in candidates if name in target), None)
 
 

@@ -1,7 +1,7 @@
-"""Names of timm's classifiers as paths of ours: those of torchvision, but for the fully connected layers of VGG, and
-Xception, which torchvision does not have.
+"""Names of timm's classifiers as paths of ours: those of torchvision, but for the fully connected layers of VGG, for
+ViT, and for Xception, which torchvision does not have.
 
-timm keeps these as the 7x7 and 1x1 convolutions that FCN makes of them (`pre_logits`), and calls the last one `head`.
+timm keeps VGG's as the 7x7 and 1x1 convolutions that FCN makes of them (`pre_logits`), and calls the last one `head`.
 """
 
 from segjax.convert import torchvision
@@ -28,6 +28,17 @@ XCEPTION = (
 )
 """xception65."""
 
+VIT = (
+    Rule(r"(cls_token|pos_embed)", r"backbone/\1"),
+    Rule(r"patch_embed\.proj", "backbone/patch_embed"),
+    Rule(r"blocks\.(\d+)\.(norm[12])", r"backbone/block\1/\2"),
+    Rule(r"blocks\.(\d+)\.(attn|mlp)\.(\w+)", r"backbone/block\1/\2/\3"),
+    Rule(r"norm", "backbone/norm"),
+    Rule(r"head", None),
+)
+"""vit_*_patch16_224 and 384, whose classifier is left out."""
+
 RULES = {name: (*VGG_CLASSIFIER, *rules) for name, rules in torchvision.RULES.items()}
+RULES["segmenter"] = VIT
 BACKBONES = {name: (*VGG_CLASSIFIER, *rules) for name, rules in torchvision.BACKBONES.items()}
 BACKBONES["xception"] = XCEPTION

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 SCHEDULES = ("constant", "poly", "cosine")
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 DTYPES = ("float32", "bfloat16")
-INIT_SOURCES = ("segjax", "torchvision", "smp", "timm", "espnet")
+INIT_SOURCES = ("segjax", "torchvision", "smp", "timm", "espnet", "transformers")
 CHANNEL_ORDERS = ("rgb", "bgr")
 SEGMENTS = ("classes", "instances", "panoptic")
 LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_entropy")

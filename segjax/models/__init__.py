@@ -24,14 +24,18 @@ from segjax.models.fc_densenet import FCDenseNet
 from segjax.models.fcn import FCN
 from segjax.models.fcn_resnet import FCNResNet
 from segjax.models.lraspp import LRASPP
+from segjax.models.mask2former import Mask2Former
 from segjax.models.nonlocal_net import NonLocalNet
 from segjax.models.ocrnet import OCRNet
 from segjax.models.patch_cnn import PatchCNN
 from segjax.models.pspnet import PSPNet
 from segjax.models.reseg import ReSeg
+from segjax.models.segformer import SegFormer
+from segjax.models.segmenter import Segmenter
 from segjax.models.segnet import SegNet
 from segjax.models.unet import UNet
 from segjax.models.unet_resnet import UNetResNet
+from segjax.models.upernet import UPerNet
 
 MODELS = {
     "attention_unet": AttentionUNet,  # Oktay et al. 2018
@@ -48,14 +52,18 @@ MODELS = {
     "fcn": FCN,  # Long et al. 2015
     "fcn_resnet": FCNResNet,  # torchvision's form of it
     "lraspp": LRASPP,  # Howard et al. 2019
+    "mask2former": Mask2Former,  # Cheng et al. 2022
     "nonlocal_net": NonLocalNet,  # Wang et al. 2018, in mmsegmentation's form
     "ocrnet": OCRNet,  # Yuan et al. 2020
     "patch_cnn": PatchCNN,  # Ciresan et al. 2012
     "pspnet": PSPNet,  # Zhao et al. 2017
     "reseg": ReSeg,  # Visin et al. 2016
+    "segformer": SegFormer,  # Xie et al. 2021
+    "segmenter": Segmenter,  # Strudel et al. 2021
     "segnet": SegNet,  # Badrinarayanan et al. 2017; with dropout Kendall et al. 2017
     "unet": UNet,  # Ronneberger et al. 2015
     "unet_resnet": UNetResNet,  # segmentation_models.pytorch's form of it
+    "upernet": UPerNet,  # Xiao et al. 2018, on Swin, ConvNeXt or ResNet
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

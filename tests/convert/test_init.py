@@ -133,7 +133,7 @@ def test_what_may_be_missing_or_unused_must_be_asked_for(training):
     with pytest.raises(ValueError, match="params/head/bias: not in the file") as error:
         place(file, training)
     assert "aux.weight: only in the file" in str(error.value)
-    assert "backbone.bn1.extra: the model has no backbone/conv1/norm for it" in str(error.value)
+    assert "backbone.bn1.extra: only in the file" in str(error.value)
     assert "config.init.allow_missing" in str(error.value)
     with pytest.raises(ValueError, match=r"backbone.bn1.extra") as error:
         place(file, training, allow_missing="head/bias$", allow_unused="^aux")

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax import build
 from segjax.core import sharding
 from segjax.core.config import default_config
+from segjax.data.dataset import DatasetInfo
 from segjax.models import MODELS, build_model, count_params
 from segjax.training import losses, optim
 from segjax.training.state import create_state
@@ -63,7 +65,44 @@ SMALL = {
     "ccnet": ("ccnet", dict(backbone="resnet18", width=4, channels=16)),
     "danet": ("danet", dict(backbone="resnet18", width=4, channels=16)),
     "ocrnet": ("ocrnet", dict(backbone="resnet18", width=4, channels=16, key_channels=8)),
+    "mask2former": (
+        "mask2former",
+        dict(
+            backbone="resnet18",
+            width=4,
+            hidden=32,
+            queries=6,
+            encoder_layers=1,
+            decoder_layers=3,
+            heads=2,
+            points=2,
+            encoder_ffn=8,
+            decoder_ffn=8,
+        ),
+    ),
     "nonlocal_net": ("nonlocal_net", dict(backbone="resnet18", width=2, channels=8)),
+    "segformer": ("segformer", dict(width=4, depths=(1, 1, 1, 1), channels=8)),
+    "segmenter": ("segmenter", dict(width=48, depth=2, heads=3, patch=8, image_size=64)),
+    "segmenter, linear": (
+        "segmenter",
+        dict(width=12, depth=2, heads=3, patch=8, image_size=64, decoder="linear"),
+    ),
+    "upernet": (
+        "upernet",
+        dict(
+            backbone="swin_tiny",
+            width=8,
+            head_dim=4,
+            window=3,
+            depths=(1, 2, 1, 1),
+            channels=8,
+            auxiliary_channels=4,
+        ),
+    ),
+    "upernet, convnext": (
+        "upernet",
+        dict(backbone="convnext_tiny", width=8, depths=(1, 1, 1, 1), channels=8, auxiliary_channels=4),
+    ),
     "lraspp": ("lraspp", dict(backbone="resnet18", filters=8)),
 }
 SHAPE = (2, 97, 131, 3)
@@ -127,6 +166,7 @@ def test_bfloat16_computes_close_to_float32(case):
 def test_a_training_step_at_bfloat16_on_eight_devices(case):
     """It compiles for a mesh of 4 x 2 devices (the second axis splits parameters), and everything stays finite."""
     model = build_model(case.name, num_classes=5, dtype="bfloat16", **case.fields)
+    info = DatasetInfo("x", tuple("abcde"), np.zeros((5, 3), np.uint8), None, (0, 0, 0), (1, 1, 1), ("train",))
     mesh = sharding.make_mesh(4, 2)
     optimizer = default_config().optimizer
     optimizer.name = "adamw"
@@ -143,6 +183,7 @@ def test_a_training_step_at_bfloat16_on_eight_devices(case):
         mesh,
         seed=0,
         auxiliary_weight=0.4,
+        mask_loss=build.mask_loss(default_config(), info),
     )
     state = create_state(case.variables, direction, ema=False)
     shardings = sharding.state_sharding(mesh, jax.eval_shape(lambda: state))

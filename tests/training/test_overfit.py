@@ -72,6 +72,42 @@ CASES = {
     "ccnet": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
     "danet": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
     "ocrnet": Case(dict(backbone="resnet18", width=16, channels=32, key_channels=16, dropout=0.0), 300, 32),
+    "segformer": Case(dict(width=8, channels=32, dropout=0.0, drop_path=0.0), 300, 32, rate=2e-3),
+    "segmenter": Case(
+        dict(width=48, depth=3, heads=3, patch=8, image_size=64, dropout=0.0, drop_path=0.0), 300, 32, rate=1e-3
+    ),
+    "upernet": Case(
+        dict(
+            backbone="swin_tiny",
+            width=16,
+            head_dim=8,
+            window=4,
+            depths=(1, 2, 1, 1),
+            drop_path=0.0,
+            channels=32,
+            auxiliary_channels=16,
+            dropout=0.0,
+        ),
+        300,
+        32,
+    ),
+    "mask2former": Case(
+        dict(
+            backbone="resnet18",
+            width=16,
+            hidden=64,
+            queries=16,
+            encoder_layers=1,
+            decoder_layers=3,
+            heads=4,
+            points=4,
+            encoder_ffn=64,
+            decoder_ffn=64,
+        ),
+        400,
+        32,
+        rate=1e-3,
+    ),
     "nonlocal_net": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
     "unet_resnet": Case(dict(backbone="resnet18", width=16, decoder_channels=(32, 32, 16, 16, 16)), 400),
 }

@@ -1,0 +1,19 @@
+"""SegFormer-B0 on the embedded data set, from random weights.
+
+Paper: Xie et al., "SegFormer", NeurIPS 2021, section 3.
+Command: python -m segjax.train --config experiments/digit_scenes/segformer.py --workdir DIR
+Time and score: not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.digit_scenes.common import digit_scenes_config
+from segjax.core.config import finish
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The only variant is ""."""
+    config = digit_scenes_config(variant)
+    # Too few steps to gain from dropping anything.
+    config.model.update(name="segformer", width=32, channels=256, dropout=0.0, drop_path=0.0)
+    return finish(config)
