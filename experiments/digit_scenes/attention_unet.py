@@ -2,6 +2,7 @@
 
 Paper: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018, section 2.1.
 Command: python -m segjax.train --config experiments/digit_scenes/attention_unet.py --workdir DIR
+  variants: "on", and "off": the same parameters, but gates give all pixels of an image one coefficient.
 Time and score: not run yet.
 """
 
@@ -10,9 +11,13 @@ from ml_collections import ConfigDict
 from experiments.digit_scenes.common import digit_scenes_config
 from segjax.core.config import finish
 
+VARIANTS = ("on", "off")
 
-def get_config(variant: str = "") -> ConfigDict:
-    """The only variant is ""."""
-    config = digit_scenes_config(variant)
-    config.model.update(name="attention_unet", width=24, depth=3, up="bilinear", attention=True)
+
+def get_config(variant: str = "on") -> ConfigDict:
+    """Variants are those of VARIANTS; "" is "on"."""
+    if variant not in ("", *VARIANTS):
+        raise ValueError(f"the variant must be one of {', '.join(VARIANTS)}; received {variant!r}")
+    config = digit_scenes_config("")
+    config.model.update(name="attention_unet", width=24, depth=3, up="bilinear", attention=variant != "off")
     return finish(config)

@@ -32,9 +32,6 @@ VARIANTS = {
     "large": dict(width=1024, depth=24, heads=16),
 }
 
-SIZES = (224, 384)
-"""Images for which there are published weights."""
-
 
 class ViT(nn.Module):
     """ViT without its classifier. Needs the "dropout" rng in training where `drop_path` is not 0.

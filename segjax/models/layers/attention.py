@@ -101,8 +101,8 @@ def keep_map(module: nn.Module, name: str, found: Any) -> None:
       name: of the map in that module.
       found: a function without arguments that gives the map, so that nothing is computed where nobody looks. The map is
         float32 [N, H, W] (the weight of each pixel: a gate), or [N, heads, H, W, H', W'] (of each query of a grid of
-        H x W, the weights of its keys on a grid of H' x W', which add up to 1; Q queries that are no pixels are a
-        grid of Q x 1 or 1 x Q).
+        H x W, the weights of its keys on a grid of H' x W', which for a softmax add up to 1; Q queries that are no
+        pixels are a grid of Q x 1 or 1 x Q).
     """
     if module.is_mutable_collection(ATTENTION) and not module.is_initializing():
         module.sow(ATTENTION, name, found(), reduce_fn=lambda old, new: new, init_fn=lambda: None)
