@@ -209,7 +209,7 @@ case $command in
     if [ $# -eq 0 ]; then
       "$venv/bin/ruff" check .
       "$venv/bin/ruff" format --check --quiet . || fail "ruff format would change files: run $venv/bin/ruff format ."
-      exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --durations=10 --quiet
+      exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 --quiet
     fi
     exec "$venv/bin/python" -m pytest "$@"
     ;;

@@ -17,6 +17,11 @@ jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's flags
 
 
+def pytest_collection_modifyitems(items):
+    """Files with tests of whole processes take longest and go first, so that no worker ends long before another."""
+    items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
     """The folder of the checkout."""

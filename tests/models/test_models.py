@@ -121,7 +121,14 @@ class Case(NamedTuple):
     apply: Callable  # (variables, image of SHAPE) -> logits
 
 
-@pytest.fixture(scope="module", params=SMALL.values(), ids=SMALL)
+SLOW = ("conv_rnn, rfcn", "segmenter, linear", "upernet, convnext")
+"""Other forms of models that are tested here, whose own tests compare them with a reference."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(value, id=n, marks=[pytest.mark.slow] * (n in SLOW)) for n, value in SMALL.items()],
+)
 def case(request):
     name, fields = request.param
     model = build_model(name, num_classes=5, **fields)
