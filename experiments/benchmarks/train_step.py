@@ -151,6 +151,31 @@ def pspnet50():
     return network
 
 
+def of_transformers(kind, config, **fields):
+    """A network of transformers, whose logits are brought to the image's size."""
+    transformers = library("transformers")
+    config = getattr(transformers, config)(**fields, num_labels=CLASSES)
+    network = getattr(transformers, kind)(config)
+    forward = network.forward
+    network.forward = lambda image: torch.nn.functional.interpolate(
+        forward(image).logits, size=image.shape[2:], mode="bilinear"
+    )
+    return network
+
+
+def upernet_swin():
+    config = library("transformers").SwinConfig(out_features=[f"stage{i}" for i in (1, 2, 3, 4)], drop_path_rate=0.0)
+    return of_transformers(
+        "UperNetForSemanticSegmentation", "UperNetConfig", backbone_config=config, use_auxiliary_head=False
+    )
+
+
+def segmenter():
+    decoder = torch.nn.Linear(192, CLASSES)
+    fields = dict(patch_size=16, embed_dim=192, depth=12, num_heads=3)
+    return written("segmenter", "Segmenter", decoder=decoder, image_size=128, **fields)
+
+
 FRAMES = 4
 PATCH = dict(window=95, kernel_sizes=(4, 5, 4, 4), features=48, hidden=200)
 
@@ -205,6 +230,22 @@ PAIRS = {
     "pspnet, ResNet-34 (smp)": Pair("pspnet", pspnet.VARIANTS["smp"], lambda: smp("PSPNet")),
     "lraspp": Pair("lraspp", {}, lambda: segmentation("lraspp_mobilenet_v3_large")),
     "espnet": Pair("espnet", {}, lambda: written("espnet", "ESPNet", outputs=CLASSES)),
+    "attention_unet": Pair(
+        "attention_unet",
+        dict(width=32, depth=4),
+        lambda: written("attention_unet", "AttentionUNet", num_classes=CLASSES, width=32, depth=4),
+    ),
+    "segformer, B0": Pair(
+        "segformer",
+        dict(drop_path=0.0),
+        lambda: of_transformers("SegformerForSemanticSegmentation", "SegformerConfig", drop_path_rate=0.0),
+    ),
+    "segmenter, ViT-Ti with a linear decoder": Pair(
+        "segmenter", dict(decoder="linear", image_size=128, drop_path=0.0), segmenter
+    ),
+    "upernet, Swin-T": Pair(
+        "upernet", dict(backbone="swin_tiny", drop_path=0.0, auxiliary=False, dropout=0.0), upernet_swin
+    ),
     "fc_densenet56": Pair("fc_densenet", {}, lambda: written("fc_densenet", "FCDenseNet56")),
 }
 """smp's encoder of PSPNet has two stages more than it uses, so that its parameters are more."""

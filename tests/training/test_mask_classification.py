@@ -174,7 +174,7 @@ def test_what_is_not_labelled_teaches_nothing(case):
     def loss(masks):
         return mask_classification(MaskOutput((case["classes"],), (masks,)), segments, jax.random.key(0), points=200)[0]
 
-    gradient = np.asarray(jax.grad(loss)(case["masks"]))
+    gradient = np.asarray(jax.jit(jax.grad(loss))(case["masks"]))
     assert np.abs(gradient[..., :4]).max() > 0
     # A point half a pixel inside takes from the logits on both sides of the border, and from none beyond.
     assert not gradient[..., 5:].any()
