@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from segjax import predict
-from segjax.data import digits, image_files
+from segjax.data import digits
 from tests.process import SMALL, run
 
 
@@ -66,18 +66,11 @@ def test_inputs_are_never_overwritten(trained, tmp_path):
     output = run("predict", f"--workdir={trained[0]}", f"--input={tmp_path}", f"--output={tmp_path}", status=1)
     assert "each result must be a new file" in output
     assert (tmp_path / "a.png").read_bytes() == before
-    with pytest.raises(ValueError, match="two inputs"):
-        image_files.check_targets([], [tmp_path / "a", tmp_path / "a"], (".png",))
 
 
 def test_nothing_to_predict_is_an_error(trained, tmp_path):
     output = run("predict", f"--workdir={trained[0]}", f"--input={tmp_path}/*.png", f"--output={tmp_path}", status=1)
     assert "gives none" in output
-
-
-def test_output_names_keep_folders_and_stay_unique(tmp_path):
-    files = [tmp_path / name for name in ("a.png", "sub/a.png", "b.jpg", "b.png")]
-    assert list(map(str, image_files.output_names(files, tmp_path))) == ["a", "sub/a", "b_jpg", "b_png"]
 
 
 def test_parse_size():

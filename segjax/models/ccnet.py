@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.backbones import build_backbone
+from segjax.models.backbones.resnet import check_dilated
 from segjax.models.layers.conv import ConvBlock
 from segjax.models.layers.head import FCNHead
 from segjax.models.layers.pixel_attention import SelfAttention
@@ -64,18 +65,7 @@ class CCNet(nn.Module):
     width: int = 64
 
     def __post_init__(self):
-        if not self.backbone.startswith("resnet"):
-            raise ValueError(f"CCNet's backbone must be a ResNet among BACKBONES; received {self.backbone!r}")
-        if self.output_stride not in (8, 16, 32) or not 0 <= self.dropout < 1:
-            raise ValueError(
-                "CCNet needs output_stride in (8, 16, 32) and 0 <= dropout < 1; received"
-                f" output_stride={self.output_stride}, dropout={self.dropout}"
-            )
-        if min(self.recurrence, self.channels, self.width) < 1:
-            raise ValueError(
-                "CCNet needs recurrence >= 1, channels >= 1 and width >= 1; received"
-                f" recurrence={self.recurrence}, channels={self.channels}, width={self.width}"
-            )
+        check_dilated(self, "recurrence", "channels")
         super().__post_init__()
 
     @nn.compact

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.backbones import build_backbone
+from segjax.models.backbones.resnet import check_dilated
 from segjax.models.layers.attention import attention
 from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.pixel_attention import SelfAttention, add_scaled, as_sequence, attend, attention_map
@@ -64,14 +65,7 @@ class DANet(nn.Module):
     width: int = 64
 
     def __post_init__(self):
-        if not self.backbone.startswith("resnet"):
-            raise ValueError(f"DANet's backbone must be a ResNet among BACKBONES; received {self.backbone!r}")
-        if self.output_stride not in (8, 16, 32) or min(self.channels, self.width) < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                "DANet needs output_stride in (8, 16, 32), channels >= 1, width >= 1 and 0 <= dropout < 1; received"
-                f" output_stride={self.output_stride}, channels={self.channels}, width={self.width},"
-                f" dropout={self.dropout}"
-            )
+        check_dilated(self, "channels")
         super().__post_init__()
 
     @nn.compact

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.backbones import build_backbone
+from segjax.models.backbones.resnet import check_dilated
 from segjax.models.layers.head import FCNHead
 from segjax.models.layers.upsample import resize_bilinear
 from segjax.models.output import Output
@@ -49,13 +50,7 @@ class FCNResNet(nn.Module):
     width: int = 64
 
     def __post_init__(self):
-        if not self.backbone.startswith("resnet"):
-            raise ValueError(f"FCNResNet's backbone must be a ResNet among BACKBONES; received {self.backbone!r}")
-        if self.output_stride not in (8, 16, 32) or self.width < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                "FCNResNet needs output_stride in (8, 16, 32), width >= 1 and 0 <= dropout < 1; received"
-                f" output_stride={self.output_stride}, width={self.width}, dropout={self.dropout}"
-            )
+        check_dilated(self)
         super().__post_init__()
 
     @nn.compact

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.backbones import build_backbone
+from segjax.models.backbones.resnet import check_dilated
 from segjax.models.layers.conv import ConvBlock
 from segjax.models.layers.head import FCNHead
 from segjax.models.layers.nonlocal_block import FORMS, NonLocalBlock
@@ -62,16 +63,15 @@ class NonLocalNet(nn.Module):
     width: int = 64
 
     def __post_init__(self):
-        if not self.backbone.startswith("resnet"):
-            raise ValueError(f"NonLocalNet's backbone must be a ResNet among BACKBONES; received {self.backbone!r}")
-        choices = {"stem": ("7x7", "deeplab"), "output_stride": (8, 16, 32), "form": FORMS}
+        check_dilated(self, "reduction", "channels")
+        choices = {"stem": ("7x7", "deeplab"), "form": FORMS}
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"NonLocalNet's {field} must be in {allowed}; received {getattr(self, field)!r}")
-        if not 1 <= self.reduction <= self.channels or self.width < 1 or not 0 <= self.dropout < 1:
+        if self.reduction > self.channels:
             raise ValueError(
-                "NonLocalNet needs 1 <= reduction <= channels, width >= 1 and 0 <= dropout < 1; received"
-                f" reduction={self.reduction}, channels={self.channels}, width={self.width}, dropout={self.dropout}"
+                "NonLocalNet needs 1 <= reduction <= channels;"
+                f" received reduction={self.reduction}, channels={self.channels}"
             )
         super().__post_init__()
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.backbones import build_backbone
+from segjax.models.backbones.resnet import check_dilated
 from segjax.models.layers.attention import keep_map
 from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.head import FCNHead
@@ -63,18 +64,7 @@ class OCRNet(nn.Module):
     width: int = 64
 
     def __post_init__(self):
-        if not self.backbone.startswith("resnet"):
-            raise ValueError(f"OCRNet's backbone must be a ResNet among BACKBONES; received {self.backbone!r}")
-        if self.output_stride not in (8, 16, 32) or not 0 <= self.dropout < 1:
-            raise ValueError(
-                "OCRNet needs output_stride in (8, 16, 32) and 0 <= dropout < 1; received"
-                f" output_stride={self.output_stride}, dropout={self.dropout}"
-            )
-        if min(self.channels, self.key_channels, self.width) < 1:
-            raise ValueError(
-                "OCRNet needs channels >= 1, key_channels >= 1 and width >= 1; received"
-                f" channels={self.channels}, key_channels={self.key_channels}, width={self.width}"
-            )
+        check_dilated(self, "channels", "key_channels")
         super().__post_init__()
 
     @nn.compact

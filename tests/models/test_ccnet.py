@@ -143,7 +143,7 @@ def test_a_single_pixel_attends_to_itself():
     "fields, message",
     [
         (dict(backbone="vgg16"), "backbone must be a ResNet among BACKBONES; received 'vgg16'"),
-        (dict(output_stride=4), r"output_stride in \(8, 16, 32\).*output_stride=4"),
+        (dict(output_stride=4), r"output_stride must be in \(8, 16, 32\); received 4"),
         (dict(dropout=1.0), "dropout < 1; received .*dropout=1.0"),
         (dict(recurrence=0), "recurrence >= 1.*recurrence=0"),
     ],

@@ -137,7 +137,7 @@ def test_multi_grid_keeps_the_output_stride():
     "fields, message",
     [
         (dict(backbone="vgg16"), "backbone must be a ResNet among BACKBONES; received 'vgg16'"),
-        (dict(output_stride=4), r"output_stride in \(8, 16, 32\).*output_stride=4"),
+        (dict(output_stride=4), r"output_stride must be in \(8, 16, 32\); received 4"),
         (dict(channels=0), "channels >= 1.*channels=0"),
         (dict(dropout=1.0), "dropout < 1; received .*dropout=1.0"),
     ],

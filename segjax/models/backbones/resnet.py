@@ -126,6 +126,26 @@ class ResNet(nn.Module):
             yield stride, first, dilation * unit
 
 
+def check_dilated(model: nn.Module, *positive: str) -> None:
+    """What a network on a dilated ResNet asks of its fields `backbone`, `output_stride`, `dropout` and `width`.
+
+    positive: names of further fields that must be 1 or more.
+
+    Raises:
+      ValueError: one of them is wrong.
+    """
+    name = type(model).__name__
+    if not model.backbone.startswith("resnet"):
+        raise ValueError(f"{name}'s backbone must be a ResNet among BACKBONES; received {model.backbone!r}")
+    if model.output_stride not in (8, 16, 32):
+        raise ValueError(f"{name}'s output_stride must be in (8, 16, 32); received {model.output_stride!r}")
+    numbers = {field: getattr(model, field) for field in (*positive, "width")}
+    if min(numbers.values()) < 1 or not 0 <= model.dropout < 1:
+        received = ", ".join(f"{field}={value}" for field, value in {**numbers, "dropout": model.dropout}.items())
+        needed = ", ".join(f"{field} >= 1" for field in numbers)
+        raise ValueError(f"{name} needs {needed} and 0 <= dropout < 1; received {received}")
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and the shortcut (section 3.3, figure 5 left).
 
