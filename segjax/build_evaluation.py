@@ -130,6 +130,9 @@ def attention_viewer(module: nn.Module) -> Callable[[Any, jax.Array, jax.Array],
     A gate is its map. Of an attention of pixels to pixels it is the weights with which the pixel at `place`, in parts
     of the height and of the width, takes from the others: the mean over the heads. Where the queries are no pixels (a
     map [N, heads, Q, 1, H', W'] or [N, heads, 1, Q, H', W']) it is the query that takes most from that pixel.
+
+    Raises (when called):
+      ValueError: the model has no attention.
     """
 
     def view(variables, image, place):

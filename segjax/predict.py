@@ -108,9 +108,11 @@ def predict_images(config: ConfigDict, model: nn.Module, info: DatasetInfo, vari
         predict = lambda variables, image: (once(variables, image),)  # noqa: E731
     size = parse_size(SIZE.value, config.data.size)
     maps = build_maps(predict, size_multiple=protocol.size_multiple, size=size, **seen)
-    draw = None if pixel is None else build_attention_sheet(build_evaluation.attention_viewer(model), size=size, **seen)
-    if draw is not None:
-        draw(variables, np.zeros((64, 64, 3), np.uint8), (0, 0))  # a model without attention ends here
+    draw = None
+    if pixel is not None:
+        view = build_evaluation.attention_viewer(model)
+        jax.eval_shape(view, variables, jnp.zeros((1, 64, 64, 3)), jnp.zeros(2))  # a model without attention ends here
+        draw = build_attention_sheet(view, size=size, **seen)
     bad = []
     for path, name in track(list(zip(files, names, strict=True)), description="predicting"):
         try:
