@@ -27,7 +27,14 @@ from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments/results"
-SCORES = {"mIoU": "mIoU", "pixel_accuracy": "pixel accuracy", "temporal_consistency": "consistency", "J&F": "J&F"}
+SCORES = {
+    "mIoU": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "temporal_consistency": "consistency",
+    "J&F": "J&F",
+    "PQ": "PQ",
+    "AP": "AP",
+}
 """Of a run's summary, in percent, where it has them."""
 
 
@@ -94,12 +101,20 @@ def grouped(rows):
 
 
 def earlier_rows(path):
-    """The rows that are in the file already, by experiment and seed."""
+    """The rows that are in the file already, by experiment and seed; a score that a row lacks is not in it."""
     if not path.is_file():
         return {}
     with path.open(newline="") as file:
         found = [{**each, "seed": int(each["seed"]), "params": int(each["params"])} for each in csv.DictReader(file)]
-    return {(each["experiment"], each["seed"]): each for each in found}
+    return {
+        (each["experiment"], each["seed"]): {name: each[name] for name in each if name not in SCORES or each[name]}
+        for each in found
+    }
+
+
+def scores_of(rows):
+    """Those that any of the rows has, in the order of SCORES."""
+    return [score for score in SCORES if any(score in each for each in rows)]
 
 
 def mean_and_spread(values):
@@ -109,14 +124,14 @@ def mean_and_spread(values):
 
 def table(rows):
     """Markdown: a line an experiment, the best first."""
-    names = [score for score in SCORES if score in rows[0]]
+    names = scores_of(rows)
     titles = ["experiment", *(f"val {SCORES[score]}, %" for score in names), "seeds", "parameters", "minutes a run"]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     groups = grouped(rows)
     for name in sorted(groups, key=lambda name: -statistics.mean(float(each["mIoU"]) for each in groups[name])):
         mine = groups[name]
         minutes = statistics.mean(float(each["minutes"]) for each in mine)
-        scores = [mean_and_spread([float(each[score]) for each in mine]) for score in names]
+        scores = [mean_and_spread([float(each[score]) for each in mine]) if score in mine[0] else "" for score in names]
         lines.append(
             "| " + " | ".join([name, *scores, str(len(mine)), f"{mine[0]['params']:,}", f"{minutes:.1f}"]) + " |"
         )
@@ -130,7 +145,7 @@ def comparison(rows, pair):
     if len(seeds) < 2:
         return ""
     lines = [f"\n{pair[0]} minus {pair[1]}, {len(seeds)} seeds, percentage points:\n"]
-    for score in [score for score in SCORES if score in rows[0]]:
+    for score in scores_of([ours[seeds[0]], others[seeds[0]]]):
         differences = [float(ours[seed][score]) - float(others[seed][score]) for seed in seeds]
         mean, error = statistics.mean(differences), statistics.stdev(differences) / len(seeds) ** 0.5
         half = error * stats.t.ppf(0.975, len(seeds) - 1)
@@ -163,7 +178,8 @@ def main():
             rows = list(by_run.values())
             RESULTS.mkdir(parents=True, exist_ok=True)
             with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                names = ["experiment", "seed", *scores_of(rows), *[name for name in rows[0] if name not in SCORES][2:]]
+                writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
             text = table(rows) + "".join(comparison(rows, pair) for pair in pairs)
