@@ -57,6 +57,11 @@ def read_image(file: str | os.PathLike | bytes) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def unturned(file: str | os.PathLike | bytes) -> np.ndarray:
+    """`read_image` of 8 bit grey or colour without regard to EXIF: the pixels as they are stored."""
+    return np.array(_opened(file)[0].convert("RGB"))
+
+
 def read_mask(file: str | os.PathLike | bytes) -> np.ndarray:
     """A mask file as class indices, uint8 [H, W].
 

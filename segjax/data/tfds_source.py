@@ -53,8 +53,8 @@ def prepare(
         except OSError:
             if not builder.data_path.exists():  # else the other process came first, and the renaming failed
                 raise
-        builder = make_builder(file_format="array_record")
-    return builder
+    # Read by what lies in the folder: unlike a builder, this one can always be pickled.
+    return tfds.builder_from_directory(builder.data_path)
 
 
 class TfdsSource:
