@@ -1,5 +1,6 @@
 """From a config to what scores a model or predicts with it: protocol, predictor, evaluator; see `segjax.build`."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -7,47 +8,74 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from segjax.build import preprocessing
 from segjax.core import sharding
-from segjax.core.batch import ATTENTION, MEMORY, denormalise
+from segjax.core.batch import ATTENTION, IGNORE_LABEL, MEMORY, denormalise
+from segjax.core.config import nearest
 from segjax.crf.post_process import build_refine, read_parameters
 from segjax.data import clips, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.evaluation.evaluator import Evaluator
 from segjax.evaluation.inference import Apply, build_predict, resize
 from segjax.evaluation.monte_carlo import Uncertainty, apply_with_dropout, build_monte_carlo, dropout_rates
-from segjax.evaluation.protocol import Protocol
+from segjax.evaluation.protocol import COMPARED, PROTOCOLS, Protocol, ready
 from segjax.evaluation.segments import score_segments
 from segjax.models.conv_rnn import ConvRNN
 from segjax.models.remember import empty_memory
 
 
 def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
+    """How the config has a split scored: as a ready protocol says, or as its fields do.
+
+    Raises:
+      ValueError: see `segjax.evaluation.protocol.ready`.
+    """
     evaluation = config.evaluation
     crf = crf_settings(config)
     window = tuple(evaluation.window) if any(evaluation.window) else None
-    stride = tuple(evaluation.stride) if window and any(evaluation.stride) else None
-    plain = window is None and tuple(evaluation.scales) == (1.0,) and not evaluation.flip
-    plain = plain and crf is None and not evaluation.boundary_f1 and not config.data.clip.length
-    return Protocol(
+    made = Protocol(
         dataset=info.name,
         split=split,
         num_classes=info.num_classes,
+        labels=info.labels,
         resize="{}x{}".format(*config.data.size) if any(config.data.size) else "native",
+        short_side=evaluation.short_side,
+        long_side=evaluation.long_side,
+        resize_multiple=evaluation.resize_multiple,
+        align_corners=evaluation.align_corners,
         window=window,
-        stride=stride,
+        stride=tuple(evaluation.stride) if window and any(evaluation.stride) else None,
         window_padding=evaluation.window_padding,
+        window_blend=evaluation.window_blend,
         scales=tuple(float(scale) for scale in evaluation.scales),
         flip=evaluation.flip,
-        # Scales, windows, mirroring, CRF, borders and the comparison of frames refer to the image itself, so only the
-        # plain form may be padded.
-        size_multiple=evaluation.size_multiple if plain else 1,
+        size_multiple=1,
         crf=None if crf is None else tuple(crf.items()),
         clip=config.data.clip.length,
+        area=tuple(evaluation.area),
+        reduction=evaluation.reduction,
+        score=COMPARED[evaluation.reduction],
     )
+    if evaluation.protocol:
+        return ready(evaluation.protocol, made)
+    # Scales, windows, CRF, borders and the comparison of frames refer to the image itself, so only the plain form may
+    # be padded.
+    plain = Protocol(info.name, split, info.num_classes, resize=made.resize, labels=made.labels, size_multiple=1)
+    judged_by = {"area", "reduction", "score"}
+    padded = not {line.split(":")[0] for line in made.differences(plain)} - judged_by and not evaluation.boundary_f1
+    return dataclasses.replace(made, size_multiple=evaluation.size_multiple) if padded else made
+
+
+def evaluated_split(config: ConfigDict) -> str:
+    """The split that `segjax.evaluate` scores: that of the ready protocol where the config names one."""
+    name = config.evaluation.protocol
+    if name and name not in PROTOCOLS:
+        raise ValueError(f"config.evaluation.protocol {name!r} is unknown; {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name].split if name else config.evaluation.split
 
 
 def crf_settings(config: ConfigDict) -> dict[str, Any] | None:
@@ -178,8 +206,13 @@ def _as_protocol_says(apply: Apply, module: nn.Module, chosen: Protocol) -> Appl
         window=chosen.window,
         stride=chosen.stride,
         tile_input=tile_input,
+        window_blend=chosen.window_blend,
         scales=chosen.scales,
         flip=chosen.flip,
+        short_side=chosen.short_side,
+        long_side=chosen.long_side,
+        resize_multiple=chosen.resize_multiple,
+        align_corners=chosen.align_corners,
     )
 
 
@@ -228,6 +261,17 @@ def segment_scores(
     return scores
 
 
+def _seen_and_scored(example: Mapping[str, Any], *, area: tuple[int, ...], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """The example as the network sees it; the label without what lies outside of the evaluated area."""
+    top, bottom, left, right = area
+    label = example["label"]
+    height, width = label.shape[-2:]
+    inside = np.s_[..., top : max(top, height - bottom), left : max(left, width - right)]
+    scored = np.full_like(label, IGNORE_LABEL)
+    scored[inside] = label[inside]
+    return transforms.normalise({**example, "label": scored}, **seen)
+
+
 def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:
     """What scores the model on a split; kwargs go to `Evaluator`."""
     chosen, seen = protocol(config, dataset.info, dataset.split), preprocessing(config, dataset.info)
@@ -237,7 +281,7 @@ def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mes
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    normalise = partial(transforms.normalise, **seen)
+    normalise = partial(_seen_and_scored, area=chosen.area, seen=seen)
     if chosen.clip:
         batches = partial(clips.evaluation_clip_batches, dataset, normalise, window=chosen.clip, **options)
         predict, begin = clip_predictor(module, chosen, seen), partial(empty_memory, module)

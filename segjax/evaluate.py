@@ -44,9 +44,10 @@ def main() -> None:
         mesh = sharding.make_mesh()
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
 
-    dataset = build.datasets(config, [config.evaluation.split])[config.evaluation.split]
+    split = build_evaluation.evaluated_split(config)
+    dataset = build.datasets(config, [split])[split]
     if config.data.check and sharding.is_main_process():
-        check_dataset({config.evaluation.split: dataset})
+        check_dataset({split: dataset})
     model = build.model(config, dataset.info)
     if trained:
         source, variables = WORKDIR.value, build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)

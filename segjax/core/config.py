@@ -26,6 +26,8 @@ LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_en
 PIXEL_WEIGHTED_LOSSES = ("cross_entropy", "focal", "ohem_cross_entropy")
 """The terms that can weigh each pixel, as data.border_weight wants it: means over pixels."""
 WINDOW_PADDINGS = ("zeros", "mirror")
+WINDOW_BLENDS = ("uniform", "gaussian")
+REDUCTIONS = ("micro", "per_image")
 CRF_FIELDS = (
     "bilateral_weight",
     "bilateral_sigma_xy",
@@ -146,13 +148,21 @@ def default_config() -> ConfigDict:
             },
             "evaluation": {
                 "split": "val",
+                "protocol": "",  # of segjax.evaluation.protocol.PROTOCOLS, which sets split, sizes, windows, scales
                 "batch_size": 8,
+                "short_side": 0,  # the network sees images of such a shorter side, the ratio kept; 0 is no limit
+                "long_side": 0,  # and of such a longer side at most
+                "resize_multiple": 1,  # and then resized up to sides that are multiples of this
+                "align_corners": False,  # of the resizing
                 "window": (0, 0),  # (height, width) of the sliding window; (0, 0) is the whole image
                 "stride": (0, 0),  # (0, 0) is two thirds of the window
                 "window_padding": "zeros",  # or "mirror": overlap-tile, for a network without padding
+                "window_blend": "uniform",  # or "gaussian": the edges of overlapping windows count less
                 "scales": (1.0,),
                 "flip": False,
                 "size_multiple": 32,  # images are padded to this when batched, and the padding is cut again
+                "area": (0, 0, 0, 0),  # pixels at the top, bottom, left and right of each image that are not scored
+                "reduction": "micro",  # what is compared: mIoU over all pixels, or "per_image", the images' mean
                 "images": 4,  # pictures drawn at an evaluation
                 "davis": False,  # J, F and J&F of DAVIS for each class but 0, over the frames of clips
                 "segments": False,  # PQ and AP of a model that classifies masks, where the set tells objects apart

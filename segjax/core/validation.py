@@ -15,8 +15,10 @@ from segjax.core.config import (
     LOSS_TERMS,
     OPTIMIZERS,
     PIXEL_WEIGHTED_LOSSES,
+    REDUCTIONS,
     SCHEDULES,
     SEGMENTS,
+    WINDOW_BLENDS,
     WINDOW_PADDINGS,
     default_config,
     nearest,
@@ -93,8 +95,11 @@ def _value_problems(config: ConfigDict):
         yield from need(training.accumulate == 1, "training.accumulate", "1 where data.clip.carry is on")
     if clip.length:
         plain = not any(evaluation.window) and tuple(evaluation.scales) == (1.0,) and not evaluation.flip
-        if not plain:
-            yield "config.evaluation.window, scales and flip must be off where data.clip.length is not 0"
+        if not plain or evaluation.short_side or evaluation.long_side or evaluation.resize_multiple > 1:
+            yield (
+                "config.evaluation.window, scales, flip, short_side, long_side and resize_multiple must be off where"
+                " data.clip.length is not 0"
+            )
         yield from need(data.border_weight.w0 == 0, "data.border_weight.w0", "0 where data.clip.length is not 0")
     yield from need(not evaluation.davis or clip.length > 0, "evaluation.davis", "False where data.clip.length is 0")
     yield from one_of("data.channel_order", data.channel_order, CHANNEL_ORDERS)
@@ -156,6 +161,13 @@ def _value_problems(config: ConfigDict):
         "evaluation.stride",
         f"at most evaluation.window = {tuple(evaluation.window)}, so that no pixel is left out",
     )
+    for name in ("short_side", "long_side"):
+        yield from need(evaluation[name] >= 0, f"evaluation.{name}", "0 or more")
+    yield from need(evaluation.resize_multiple >= 1, "evaluation.resize_multiple", "at least 1")
+    area = evaluation.area
+    yield from need(len(area) == 4 and all(v >= 0 for v in area), "evaluation.area", "(top, bottom, left, right)")
+    yield from one_of("evaluation.reduction", evaluation.reduction, REDUCTIONS)
+    yield from one_of("evaluation.window_blend", evaluation.window_blend, WINDOW_BLENDS)
     yield from one_of("evaluation.window_padding", evaluation.window_padding, WINDOW_PADDINGS)
     tiled = evaluation.window_padding == "mirror"
     yield from need(not tiled or any(evaluation.window), "evaluation.window", "set where window_padding is 'mirror'")

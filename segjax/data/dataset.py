@@ -22,6 +22,7 @@ class DatasetInfo:
       mean, std: of the training images' RGB channels, in units of 0..255, for normalisation.
       splits: names of the splits that exist.
       licence, citation: text to show to a person.
+      labels: how the values of the original files became these classes, where that is not one to one.
       things: classes whose objects the source tells apart as `instance`; () where it has none.
       frames: of each of the source's examples, where those are clips; 1 for images.
     """
@@ -37,6 +38,7 @@ class DatasetInfo:
     citation: str = ""
     things: tuple[int, ...] = ()
     frames: int = 1
+    labels: str = "as in the files"
 
     def __post_init__(self):
         if not 2 <= self.num_classes <= MAX_CLASSES:

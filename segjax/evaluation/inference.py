@@ -4,6 +4,7 @@ Everything is of static shape and runs inside one jitted program. Overlapping wi
 are averaged as probabilities (after the softmax), with equal weights.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +21,13 @@ def build_predict(
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
     tile_input: tuple[int, int] | None = None,
+    window_blend: str = "uniform",
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    short_side: int = 0,
+    long_side: int = 0,
+    resize_multiple: int = 1,
+    align_corners: bool = False,
 ) -> Apply:
     """Build `predict(variables, image) -> probabilities`.
 
@@ -31,8 +37,11 @@ def build_predict(
       stride: step of the window; None is two thirds of it, as in Zhao et al. 2017 (PSPNet).
       tile_input: None, or what makes windows the tiles of `overlap_tile`, which have no stride: the (height, width)
         of the input from which apply, a network without padding, computes a window or more around its centre.
+      window_blend: "uniform", or "gaussian", see `slide`.
       scales: the image is resized bilinearly to each, and the probabilities back.
       flip: average with the mirrored image.
+      short_side, long_side, resize_multiple: the size at scale 1, see `network_size`.
+      align_corners: of all resizing.
     Returns:
       A function of image [N, H, W, 3] with probabilities float32 [N, H, W, C] that sum to 1.
     Raises:
@@ -53,27 +62,56 @@ def build_predict(
             return jax.nn.softmax(apply(variables, image))
         if tile_input is not None:
             return jax.nn.softmax(overlap_tile(lambda x: apply(variables, x), image, window, tile_input))
-        return slide(lambda crop: jax.nn.softmax(apply(variables, crop)), image, window, stride)
+        blend = gaussian_weights(window) if window_blend == "gaussian" else None
+        return slide(lambda crop: jax.nn.softmax(apply(variables, crop)), image, window, stride, blend)
 
     def predict(variables, image):
-        height, width = image.shape[1:3]
         total, count = 0.0, 0
         for scale in scales:
-            size = (max(1, round(height * scale)), max(1, round(width * scale)))
-            scaled = image if size == (height, width) else resize(image, size)
+            size = network_size(image.shape[1:3], scale, short_side, long_side, resize_multiple)
+            scaled = resize(image, size, align_corners)
             for mirrored in (False, True)[: 1 + flip]:
                 probabilities = at_one_size(variables, scaled[:, :, ::-1] if mirrored else scaled)
                 probabilities = probabilities[:, :, ::-1] if mirrored else probabilities
-                total += probabilities if size == (height, width) else resize(probabilities, (height, width))
+                total += resize(probabilities, image.shape[1:3], align_corners)
                 count += 1
         return total / count
 
     return predict
 
 
-def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear with half-pixel centres and no antialiasing: [N, H, W, C] -> [N, *size, C]."""
-    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear", antialias=False)
+def network_size(
+    size: tuple[int, int], scale: float = 1.0, short_side: int = 0, long_side: int = 0, multiple: int = 1
+) -> tuple[int, int]:
+    """(height, width) at which the network sees an image of this size.
+
+    The largest that keeps the ratio, with a shorter side of short_side and a longer one of long_side at most, 0 being
+    no limit (the limits times the scale, as in mmsegmentation's test-time augmentation); without limits the image's
+    own times the scale. Halves are rounded up. Then each side is taken up to the multiple.
+    """
+    limits = [limit * scale / side for limit, side in ((short_side, min(size)), (long_side, max(size))) if limit]
+    factor = min(limits) if limits else scale
+    return tuple(-(-max(1, math.floor(length * factor + 0.5)) // multiple) * multiple for length in size)
+
+
+def resize(x: jax.Array, size: tuple[int, int], align_corners: bool = False) -> jax.Array:
+    """Bilinear without antialiasing: [N, H, W, C] -> [N, *size, C].
+
+    Pixel centres are at half pixels, or, with align_corners, those of the corner pixels lie on each other.
+    """
+    if x.shape[1:3] == tuple(size):
+        return x
+    shape = (x.shape[0], *size, x.shape[3])
+    if not align_corners:
+        return jax.image.resize(x, shape, "bilinear", antialias=False)
+    # The centre of pixel i, at i + 1/2, goes to i (new - 1) / (old - 1) + 1/2. Of one pixel there is no distance: it is
+    # spread over all, and of several the first one becomes one.
+    sides = list(zip(size, x.shape[1:3], strict=True))
+    scale = np.array([(new - 1) / (old - 1) if min(new, old) > 1 else max(1, new / old) for new, old in sides])
+    shift = np.array([0.5 - 0.5 * s if min(side) > 1 else 0.0 for s, side in zip(scale, sides, strict=True)])
+    return jax.image.scale_and_translate(
+        x, shape, (1, 2), jnp.asarray(scale, jnp.float32), jnp.asarray(shift, jnp.float32), "linear", antialias=False
+    )
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -88,12 +126,14 @@ def slide(
     image: jax.Array,
     window: tuple[int, int],
     stride: tuple[int, int],
+    weights: np.ndarray | None = None,
 ) -> jax.Array:
     """Mean over all windows that cover a pixel; an image smaller than the window is padded with zeros and cut.
 
     Args:
       probabilities_of: [N, *window, 3] -> [N, *window, C].
       image: float32 [N, H, W, 3].
+      weights: float32 [*window] above 0, of a window's pixels in the mean; None weighs all alike.
     Returns:
       float32 [N, H, W, C].
     """
@@ -102,6 +142,7 @@ def slide(
     rows = window_starts(padded.shape[1], window[0], stride[0])
     columns = window_starts(padded.shape[2], window[1], stride[1])
     starts = jnp.array([(row, column) for row in rows for column in columns])
+    weight = jnp.ones(window) if weights is None else jnp.asarray(weights, jnp.float32)
     num_classes = jax.eval_shape(probabilities_of, jnp.zeros((count, *window, channels))).shape[-1]
 
     def body(carry, start):
@@ -109,14 +150,24 @@ def slide(
         at = (0, start[0], start[1], 0)
         crop = jax.lax.dynamic_slice(padded, at, (count, *window, channels))
         old = jax.lax.dynamic_slice(total, at, (count, *window, num_classes))
-        total = jax.lax.dynamic_update_slice(total, old + probabilities_of(crop), at)
+        total = jax.lax.dynamic_update_slice(total, old + weight[:, :, None] * probabilities_of(crop), at)
         old = jax.lax.dynamic_slice(times, start, window)
-        times = jax.lax.dynamic_update_slice(times, old + 1.0, start)
+        times = jax.lax.dynamic_update_slice(times, old + weight, start)
         return (total, times), None
 
     empty = (jnp.zeros((*padded.shape[:3], num_classes)), jnp.zeros(padded.shape[1:3]))
     (total, times), _ = jax.lax.scan(body, empty, starts)
     return (total / times[None, :, :, None])[:, :height, :width]
+
+
+def gaussian_weights(window: tuple[int, int]) -> np.ndarray:
+    """float32 [*window], 1 at the centre: a Gaussian whose standard deviation is an eighth of each side.
+
+    As in nnU-Net (Isensee et al. 2021): a window is least sure at its edges. Nowhere below 1e-3, so that no pixel is
+    divided by next to nothing.
+    """
+    rows, columns = (np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window)
+    return np.maximum(rows[:, None] * columns / (rows.max() * columns.max()), 1e-3).astype(np.float32)
 
 
 def overlap_tile(

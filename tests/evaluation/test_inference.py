@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segjax import build_evaluation
-from segjax.evaluation.inference import build_predict, overlap_tile, resize, window_starts
+from segjax.evaluation.inference import build_predict, network_size, overlap_tile, resize, window_starts
 from segjax.evaluation.protocol import Protocol
 from segjax.models.fcn import FCN
 from segjax.models.unet import UNet
@@ -147,11 +147,109 @@ def test_flip_is_the_mean_of_both(kernel, image):
 
 def test_scales_are_averaged_at_the_image_size(kernel, image):
     got = build_predict(local_apply, scales=(0.5, 1.0))(kernel, image)
-    small = resize(image, (6, 8))  # round half to even: 6.5 -> 6, 8.5 -> 8
+    small = resize(image, (7, 9))  # halves are rounded up: 6.5 and 8.5
     expected = (
         resize(jax.nn.softmax(local_apply(kernel, small)), (13, 17)) + jax.nn.softmax(local_apply(kernel, image))
     ) / 2
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "limits", "expected"),
+    [
+        ((375, 500), (512, 2048, 1), (512, 683)),  # by hand: 500 * 512 / 375 = 682.67
+        ((500, 375), (512, 2048, 1), (683, 512)),
+        ((100, 1000), (512, 2048, 1), (205, 2048)),  # the longer side is the limit: 204.8
+        ((375, 500), (0, 250, 1), (188, 250)),  # 187.5 is rounded up
+        ((375, 500), (512, 2048, 32), (512, 704)),
+        ((33, 64), (0, 0, 32), (64, 64)),
+        ((33, 64), (0, 0, 1), (33, 64)),
+    ],
+)
+def test_the_network_sees_the_size_of_the_rule(size, limits, expected):
+    assert network_size(size, 1.0, *limits) == expected
+
+
+@pytest.mark.parametrize("size", [(375, 500), (683, 512), (100, 1000), (333, 334), (1, 7)])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.75])
+def test_limits_are_those_of_mmcv(size, scale):
+    """Its rescale_size: the smaller of two ratios, long edge and short edge, then int(side * ratio + 0.5)."""
+    long_edge, short_edge = 2048 * scale, 512 * scale
+    ratio = min(long_edge / max(size), short_edge / min(size))
+    expected = tuple(max(1, int(side * ratio + 0.5)) for side in size)
+    assert network_size(size, scale, 512, 2048) == expected
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(5, 9), (20, 40), (13, 1), (1, 17)])
+def test_resizing_is_pytorchs(image, size, align_corners):
+    torch = pytest.importorskip("torch")
+    wanted = torch.nn.functional.interpolate(
+        torch.from_numpy(np.moveaxis(np.asarray(image), -1, 1).copy()),
+        size,
+        mode="bilinear",
+        align_corners=align_corners,
+    )
+    found = resize(image, size, align_corners)
+    # With align_corners both take the first pixel where one is left.
+    np.testing.assert_allclose(found, np.moveaxis(wanted.numpy(), 1, -1), atol=2e-5)
+
+
+def test_one_pixel_is_repeated_with_align_corners():
+    found = resize(jnp.full((1, 1, 3, 2), 5.0), (4, 6), align_corners=True)
+    np.testing.assert_allclose(found, 5.0)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_protocols_size_is_that_of_the_network_and_labels_keep_theirs(kernel, image, align_corners):
+    seen = []
+
+    def apply(variables, x):
+        seen.append(x.shape[1:3])
+        return local_apply(variables, x)
+
+    predict = build_predict(apply, short_side=8, resize_multiple=4, align_corners=align_corners)
+    got = predict(kernel, image)
+    assert seen == [(8, 12)]  # 17 * 8 / 13 = 10.46, 10, and 12 is the next multiple of 4
+    small = resize(image, (8, 12), align_corners)
+    expected = resize(jax.nn.softmax(local_apply(kernel, small)), (13, 17), align_corners)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("blend", ["uniform", "gaussian"])
+@pytest.mark.parametrize("stride", [(3, 4), (5, 7)])
+def test_what_is_constant_stays_so_under_overlapping_windows(image, stride, blend):
+    same = lambda variables, x: jnp.broadcast_to(jnp.array([1.0, 2.0, -1.0]), (*x.shape[:3], 3))  # noqa: E731
+    got = build_predict(same, window=(5, 7), stride=stride, window_blend=blend)({}, image)
+    np.testing.assert_allclose(got, np.broadcast_to(jax.nn.softmax(jnp.array([1.0, 2.0, -1.0])), got.shape), atol=1e-6)
+
+
+def test_windows_side_by_side_are_tiles(kernel):
+    """With stride = window each pixel is that of its own tile, to the bit."""
+    image = jax.random.normal(jax.random.key(3), (1, 12, 15, 3))
+    apply = jax.jit(lambda variables, x: local_apply(variables, x))
+    got = build_predict(apply, window=(6, 5), stride=(6, 5))(kernel, image)
+    for top in (0, 6):
+        for left in (0, 5, 10):
+            tile = jax.nn.softmax(apply(kernel, image[:, top : top + 6, left : left + 5]))
+            np.testing.assert_array_equal(got[:, top : top + 6, left : left + 5], tile)
+
+
+def test_gaussian_blending_is_the_weighted_mean(kernel, image):
+    window, stride = (6, 5), (3, 4)
+    got = build_predict(local_apply, window=window, stride=stride, window_blend="gaussian")(kernel, image)
+    total, times = np.zeros((2, 13, 17, CLASSES)), np.zeros((13, 17))
+    weight = np.zeros(window)
+    for y in range(6):
+        for x in range(5):
+            weight[y, x] = np.exp(-(((y - 2.5) / (6 / 8)) ** 2) / 2 - ((x - 2) / (5 / 8)) ** 2 / 2)
+    weight = np.maximum(weight / weight.max(), 1e-3)
+    for top in window_starts(13, 6, 3):
+        for left in window_starts(17, 5, 4):
+            crop = jax.nn.softmax(local_apply(kernel, image[:, top : top + 6, left : left + 5]))
+            total[:, top : top + 6, left : left + 5] += weight[..., None] * crop
+            times[top : top + 6, left : left + 5] += weight
+    np.testing.assert_allclose(got, total / times[..., None], atol=1e-6)
 
 
 @settings(max_examples=6, deadline=None)
