@@ -1,6 +1,6 @@
 """UPerNet on the embedded data set, on a narrow ConvNeXt.
 
-Paper: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018, section 3.1, with
+Paper: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018, section 3, with
 the backbone of Liu et al., "A ConvNet for the 2020s", CVPR 2022.
 Command: python -m segjax.train --config experiments/digit_scenes/upernet_convnext.py --workdir DIR
 Time and score: not run yet.

@@ -1,6 +1,6 @@
 """UPerNet on the embedded data set, on a narrow Swin Transformer.
 
-Paper: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018, section 3.1, with
+Paper: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018, section 3, with
 the backbone of Liu et al., "Swin Transformer", ICCV 2021, whose windows of 4 tile all four levels of 128x128 pixels.
 Command: python -m segjax.train --config experiments/digit_scenes/upernet_swin.py --workdir DIR
 Time and score: not run yet.

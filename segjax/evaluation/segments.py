@@ -1,6 +1,6 @@
 """From classified masks to segments of an image, and their scores over a split.
 
-Cheng et al. 2021 (MaskFormer, arXiv:2107.06278), section 3.4 and appendix A, and Cheng et al. 2022 (Mask2Former,
+Cheng et al. 2021 (MaskFormer, arXiv:2107.06278), sections 3.4 and 4.2, and Cheng et al. 2022 (Mask2Former,
 arXiv:2112.01527), section 4.1 and its code: panoptic and instance inference.
 """
 

@@ -10,8 +10,9 @@ resized with the corners of the image on those of the features.
 
 Deviations: ReLU where the authors' normalisation, all but in the backbone, is followed by a leaky ReLU of slope 0.01;
 the pool of the stem rounds the size down where theirs rounds up, which differs for some even sizes, not for theirs of
-8k + 1. Weights start as He et al. 2015, fan in, in the backbone and the 3x3 convolutions. There is no category
-consistent loss (PAMI 2020). The auxiliary loss has the weight config.loss.auxiliary, 0.4 in the authors' code.
+8k + 1. The auxiliary head's first convolution has no bias. Weights start as He et al. 2015, fan in, in the backbone and
+the 3x3 convolutions. There is no category consistent loss (PAMI 2020). The auxiliary loss has the weight
+config.loss.auxiliary, 0.4 in the authors' code.
 """
 
 from typing import Any

@@ -29,7 +29,7 @@ from segjax.models.layers.upsample import resize_bilinear
 from segjax.models.output import Output
 
 VARIANTS = {
-    # Fu et al. 2019, table 1: depths of the ResNet; table 3: with the dilations 4, 8 and 16 in its last stage.
+    # Fu et al. 2019, the ablations: depths of the ResNet; with the dilations 4, 8 and 16 in its last stage.
     "resnet50": dict(backbone="resnet50"),
     "resnet101": dict(backbone="resnet101"),
     "resnet101_multi_grid": dict(backbone="resnet101", multi_grid=(1, 2, 4)),

@@ -6,7 +6,7 @@ all convolutions have a bias, a transition up is cropped to its skip at the bott
 channels in table 2 are 16 too small from the bottleneck on, as its README says.
 
 With the running statistics, which the authors' code counts too, FC-DenseNet67 and 103 have the published 3.5 and 9.4
-million parameters. FC-DenseNet56 has 1.4 million, not the 1.5 million of table 3; tables 1 and 2 leave no freedom.
+million parameters. FC-DenseNet56 has 1.4 million, not the 1.5 million of the paper; tables 1 and 2 leave no freedom.
 
 Deviations
 - The paper uses the statistics of the current batch in evaluation too (section 4.1). Here it is the running ones, so

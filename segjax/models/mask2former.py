@@ -2,11 +2,11 @@
 Segmentation", CVPR 2022, arXiv:2112.01527.
 
 Queries become masks and their classes (figure 2). A pixel decoder refines the levels 32, 16 and 8 of a backbone by
-deformable attention and gives features at stride 4 (section 3.2.2); a Transformer decoder lets the queries look at the
-three levels in turn, each only where its mask was found so far (section 3.2.1); and each mask is the product of a query
-with the pixels' features. Semantic scores are made of them as in MaskFormer (Cheng et al. 2021, arXiv:2107.06278,
-section 3.4). Compared with Mask2FormerForUniversalSegmentation of Hugging Face's transformers, which has 44,041,367
-parameters on ResNet-50 with 150 classes and 47,439,633 on Swin-T (44M and 47M in the paper).
+deformable attention and gives features at stride 4 (section 4.1); a Transformer decoder lets the queries look at the
+three levels in turn (section 3.2.2), each only where its mask was found so far (section 3.2.1); and each mask is the
+product of a query with the pixels' features. Semantic scores are made of them as in MaskFormer (Cheng et al. 2021,
+arXiv:2107.06278, section 3.4). Compared with Mask2FormerForUniversalSegmentation of Hugging Face's transformers, which
+has 44,041,367 parameters on ResNet-50 with 150 classes and 47,439,633 on Swin-T (44M and 47M in table V).
 
 Deviations
 - In evaluation the model gives the logarithm of the semantic scores, so that a softmax of it is their share. The masks
@@ -36,7 +36,7 @@ from segjax.models.layers.upsample import resize_bilinear
 from segjax.models.output import MaskOutput
 
 VARIANTS = {
-    # The authors' models for semantic segmentation of ADE20K: mIoU of 47.2 and 47.8 (49.2 and 50.1 with several
+    # Cheng et al. 2022, table V, semantic segmentation of ADE20K: mIoU of 47.2 and 47.8 (49.2 and 50.1 with several
     # scales), then 47.7, 51.3 and, trained on ImageNet-22K and with 640x640 pixels, 53.9 (49.6, 52.4 and 55.1).
     "resnet50": dict(backbone="resnet50"),
     "resnet101": dict(backbone="resnet101"),
@@ -188,7 +188,7 @@ def semantic_logits(classes: jax.Array, masks: jax.Array, size: tuple[int, int])
 
 
 class PixelDecoder(nn.Module):
-    """Deformable attention among the levels 32, 16 and 8, then one step of a feature pyramid network (section 3.2.2).
+    """Deformable attention among the levels 32, 16 and 8, then one step of a feature pyramid network (section 4.1).
 
     Attributes:
       hidden: channels.
@@ -309,7 +309,9 @@ class DecoderLayer(nn.Module):
 
 
 def mask_bias(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Where a query may look: 0 where its mask is at least 1/2, -inf elsewhere; 0 if it is nowhere (equation 2).
+    """Where a query may look (equation 3): 0 where its mask is at least 1/2, -inf elsewhere.
+
+    If its mask is nowhere it may look everywhere, as in the authors' code.
 
     mask logits [N, h, w, Q] and the size (H', W') of the pixels to float32 [N, 1, Q, H' W'], without gradient.
     """
@@ -377,7 +379,7 @@ class FeedForward(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Classes and masks of the queries (section 3.1): a dense layer, and an MLP whose result meets the pixels'.
+    """Classes and masks of the queries (MaskFormer, section 3.3): a dense layer; an MLP whose result meets the pixels'.
 
     Attributes:
       num_classes: without "no object".

@@ -1,8 +1,8 @@
 """Deep Neural Networks Segment Neuronal Membranes in Electron Microscopy Images.
 
 Ciresan, Giusti, Gambardella and Schmidhuber, NIPS 2012. A convolutional network classifies the centre pixel of a
-window; slid over the image it segments it. Compared with table 1 (network N4: window 95x95, 48 maps in each of four
-convolutional layers with 2x2 max pooling, 200 hidden units) and section 2.
+window; slid over the image it segments it. Compared with the paper's network N4 (window 95x95, 48 maps in each of four
+convolutional layers with 2x2 max pooling, 200 hidden units).
 
 The same parameters make a network for whole images, without retraining, which computes for all pixels at once what
 neighbouring windows share: the max-pooling fragments of Giusti et al., "Fast Image Scanning with Deep Max-Pooling
@@ -30,7 +30,7 @@ from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.pool import max_pool
 
 VARIANTS = {
-    # Table 1: 95 -conv-> 92 -pool-> 46 -conv-> 42 -pool-> 21 -conv-> 18 -pool-> 9 -conv-> 6 -pool-> 3.
+    # Network N4: 95 -conv-> 92 -pool-> 46 -conv-> 42 -pool-> 21 -conv-> 18 -pool-> 9 -conv-> 6 -pool-> 3.
     "n4": dict(window=95, kernel_sizes=(4, 5, 4, 4), features=48, hidden=200),
     # Not in the paper, of a cost that suits a CPU. 33 -> 30 -> 15 -> 12 -> 6 -> 4 -> 2.
     "small": dict(window=33, kernel_sizes=(4, 4, 3), features=32, hidden=100),

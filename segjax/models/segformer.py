@@ -24,7 +24,7 @@ from segjax.models.layers.transformer import Dense
 from segjax.models.layers.upsample import resize_bilinear
 
 VARIANTS = {
-    # Xie et al. 2021, section 3.2 and A: C is 256 for the two small encoders and 768 for the others.
+    # Xie et al. 2021, section 4.2: C is 256 for the two small encoders and 768 for the others.
     name: dict(**fields, channels=256 if name in ("b0", "b1") else 768)
     for name, fields in ENCODERS.items()
 }

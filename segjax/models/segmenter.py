@@ -7,8 +7,9 @@ classes as in the authors' code (github.com/rstrudel/segmenter). Compared with t
 network in PyTorch written from the paper.
 
 With 150 classes, the mask transformer and the embeddings of images of 512 pixels it has 6,713,388 parameters on Ti,
-26,033,964 on S, 102,497,580 on B and 332,644,652 on L. The authors' table counts the classifier for ImageNet too, which
-is never used: 7, 27, 106 and 334 million, where their code makes 6.9, 26.4, 103.3 and (at 640 pixels) 334.3.
+26,033,964 on S, 102,497,580 on B and 332,644,652 on L. The table in the authors' README counts the classifier for
+ImageNet too, which is never used: 7, 27, 106 and 334 million, where their code makes 6.9, 26.4, 103.3 and (at 640
+pixels) 334.3.
 
 Deviations: see `backbones/vit.py`. The dropout of the decoder does not apply to the weights of attention. The epsilon
 of the encoder's normalisations is 1e-6, with which its weights were trained on ImageNet; the authors go on with 1e-5.

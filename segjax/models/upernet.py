@@ -1,14 +1,15 @@
 """UPerNet. Xiao, Liu, Zhou, Jiang and Sun, "Unified Perceptual Parsing for Scene Understanding", ECCV 2018.
 
-arXiv:1807.10221, section 3.1 and figure 4, of which this is the branch that labels objects: PSPNet's pyramid of pooled
+arXiv:1807.10221, section 3 and figure 4, of which this is the branch that labels objects: PSPNet's pyramid of pooled
 cells on the deepest features, a feature pyramid network over the other three, and one convolution over all four. It is
 the head of Swin Transformer (Liu et al. 2021, arXiv:2103.14030, table 3) and of ConvNeXt (Liu et al. 2022,
 arXiv:2201.03545, table 4) on ADE20K. Compared with UperNetForSemanticSegmentation of Hugging Face's transformers, which
 holds the weights of mmsegmentation: 59,941,862 parameters on Swin-T and 60,242,636 on ConvNeXt-T with 150 classes and
 the auxiliary head.
 
-Deviations: dropout before the scores is mmsegmentation's; transformers has none. Sizes that are no multiples of 32
-are padded in the backbones, see there. Weights of the heads start as He et al. 2015.
+Deviations: the auxiliary head and the dropout before the scores are mmsegmentation's; the paper has no auxiliary loss,
+transformers no dropout. Sizes that are no multiples of 32 are padded in the backbones, see there. Weights of the heads
+start as He et al. 2015.
 """
 
 from typing import Any

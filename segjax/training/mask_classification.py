@@ -1,6 +1,6 @@
 """The loss of mask classification: each segment is matched with one query, whose class and mask it then teaches.
 
-Cheng et al. 2022 (Mask2Former, arXiv:2112.01527), section 3.3 and appendix; Cheng et al. 2021 (MaskFormer,
+Cheng et al. 2022 (Mask2Former, arXiv:2112.01527), sections 3.3 and 4.1; Cheng et al. 2021 (MaskFormer,
 arXiv:2107.06278), section 3.2. Segments are classes of an image, or its instances. All is done on the device, the
 matching too.
 
@@ -20,10 +20,10 @@ from segjax.core.batch import IGNORE_LABEL
 from segjax.models.output import MaskOutput
 
 OVERSAMPLING = 3
-"""Points that are drawn for each one that is kept, section 3.3."""
+"""Points that are drawn for each one that is kept, as in the authors' configs."""
 
 IMPORTANT = 0.75
-"""Share of the kept points that are the least certain of those drawn; the others are uniform."""
+"""Share of the kept points that are the least certain of those drawn; the others are uniform. As in the configs."""
 
 
 class Segments(NamedTuple):

@@ -1,7 +1,7 @@
 """Mix Transformer, the encoder of SegFormer. Xie, Wang, Yu, Anandkumar, Alvarez and Luo, NeurIPS 2021.
 
-arXiv:2105.15203, sections 3.1 and A, table 6. Compared with SegformerModel of transformers; parameters without the
-classifier from B0 to B5: 3,319,392, 13,151,424, 24,196,288, 44,072,128, 60,842,688 and 81,443,008.
+arXiv:2105.15203, section 3.1, appendix A and table 6. Compared with SegformerModel of transformers; parameters without
+the classifier from B0 to B5: 3,319,392, 13,151,424, 24,196,288, 44,072,128, 60,842,688 and 81,443,008.
 
 Sizes. The patches overlap because the convolutions that make them are padded, so that level s has ceil(H / s) rows
 for any H. The convolution that shortens keys and values by R has stride R and no padding, and drops the rows and
@@ -52,7 +52,8 @@ class MiT(nn.Module):
       heads: of each stage, N in table 6.
       reductions: R of each stage, by which rows and columns of keys and values are fewer; the pixels are 64, 16, 4 and
         1 times fewer, which section 3.1 calls R.
-      expansion: hidden features of each Mix-FFN, in units of its channels; 4 in the authors' code and weights.
+      expansion: hidden features of each Mix-FFN, in units of its channels: 4 in the authors' code and weights,
+        while table 6 has 8 in the first two stages of B0 to B4.
       drop_path: rate of stochastic depth in the last block; it grows from 0 in the first one, evenly.
       attend: False gives every key the same weight, with the same parameters: queries and keys have no effect, and
         what is left of attention is the mean of the values.
@@ -130,7 +131,7 @@ class MiT(nn.Module):
 
 
 class MixBlock(nn.Module):
-    """Efficient self-attention and Mix-FFN, each normalised before and added to its input (figure 2).
+    """Efficient self-attention and Mix-FFN (figure 2), each normalised before and added to its input.
 
     Attributes:
       heads: of attention.

@@ -95,7 +95,7 @@ class ConvRecurrence(nn.Module):
     def _initial_bias(self, key, shape):
         del key
         bias = jnp.zeros(shape, jnp.float32)
-        # The forget gate begins open (Jozefowicz et al. 2015, section 2.2), else a long clip's start has no gradient.
+        # The forget gate begins open (Jozefowicz et al. 2015), else a long clip's start has no gradient.
         return bias.at[self.features : 2 * self.features].set(1.0) if self.cell == "convlstm" else bias
 
 

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation (Hu, Shen and Sun, CVPR 2018, arXiv:1709.01507, figure 2 and equations 2 to 4)."""
+"""Squeeze-and-excitation (Hu, Shen and Sun, CVPR 2018, arXiv:1709.01507, figure 1 and equations 2 to 4)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Self-attention within windows (Liu et al. 2021, "Swin Transformer", ICCV, arXiv:2103.14030, sections 3.2 and 3.3)."""
+"""Self-attention within windows (Liu et al. 2021, "Swin Transformer", ICCV, arXiv:2103.14030, section 3.2)."""
 
 from typing import Any
 
