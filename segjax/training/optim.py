@@ -44,10 +44,16 @@ def build_schedule(
     return rate
 
 
-def decays(path: str, parameter: Any) -> bool:
-    """Weight decay is for kernels: biases, norm scales and other vectors are left alone."""
-    del path
-    return jnp.ndim(parameter) > 1
+NO_KERNELS = ("bias_table", "class_embed", "cls_token", "embedding", "pos_embed")
+"""Names of parameters of several axes that are tables of vectors, each for a place, a query or a class."""
+
+
+def is_kernel(path: str, parameter: Any) -> bool:
+    """Weight decay and Muon are for kernels: biases, norm scales, other vectors and tables of them are left alone.
+
+    As the authors of ViT, Swin and Mask2Former do with their positions, relative positions and queries.
+    """
+    return jnp.ndim(parameter) > 1 and path.rsplit("/", 1)[-1] not in NO_KERNELS
 
 
 def build_direction(config: ConfigDict) -> optax.GradientTransformation:
@@ -58,7 +64,7 @@ def build_direction(config: ConfigDict) -> optax.GradientTransformation:
     """
 
     def mask(params):
-        return jax.tree_util.tree_map_with_path(lambda path, p: decays(path_name(path), p), params)
+        return jax.tree_util.tree_map_with_path(lambda path, p: is_kernel(path_name(path), p), params)
 
     decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
@@ -100,7 +106,9 @@ def scale_by_muon(momentum: float, b2: float) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(momentum, b2)
     return optax.partition(
         {"muon": muon, "adam": adam},
-        lambda params: jax.tree.map(lambda p: "muon" if jnp.ndim(p) > 1 else "adam", params),
+        lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, p: "muon" if is_kernel(path_name(path), p) else "adam", params
+        ),
     )
 
 

@@ -1,10 +1,14 @@
 """Schedules against their formulas, optimizers against hand-written NumPy, decay masks and rate factors."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from segjax.core.config import default_config
+from segjax.models.backbones.swin import Swin
+from segjax.models.mask2former import Mask2Former
+from segjax.models.segmenter import Segmenter
 from segjax.training import optim
 
 
@@ -121,3 +125,29 @@ def test_muons_update_has_about_adams_size():
     grads = [{"kernel": jnp.asarray(rng.normal(size=(3, 3, 16, 64)) * 1e-3)}]
     moved = run_ours(dict(name="muon", weight_decay=0.0), params, grads)["kernel"]
     assert 0.1 * 0.1 < np.sqrt(np.mean(moved**2)) < 0.1 * 0.4  # rate 0.1; Adam's usual 0.2 to 0.4 (Liu et al. 2025)
+
+
+@pytest.mark.parametrize("name", ["bias_table", "class_embed", "cls_token", "embedding", "pos_embed"])
+def test_tables_of_vectors_are_no_kernels(name):
+    """As the authors of ViT, Swin and Mask2Former have it: no decay, and Adam beside Muon's kernels."""
+    rng = np.random.default_rng(5)
+    table = rng.normal(size=(3, 4)).astype(np.float32)
+    params, grads = {name: jnp.asarray(table)}, [{name: jnp.asarray(rng.normal(size=(3, 4)))}]
+    for optimizer in ("muon", "adamw"):
+        got = run_ours(dict(name=optimizer, momentum=0.9, b2=0.99, weight_decay=0.5), params, grads)
+        plain = run_ours(dict(name="adamw", momentum=0.9, b2=0.99, weight_decay=0.0), params, grads)
+        np.testing.assert_array_equal(got[name], plain[name])
+
+
+def test_the_tables_of_our_models_are_those_that_are_named():
+    """Whatever has several axes in a model with tables is a kernel by its name, or one of the tables."""
+    models = [
+        Swin(width=8, depths=(1, 1, 1, 1), head_dim=8, window=2),
+        Mask2Former(2, backbone="resnet18", width=8, hidden=32, heads=2),
+        Segmenter(2, width=8, depth=1, heads=1),
+    ]
+    trees = [jax.eval_shape(each.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))) for each in models]
+    for tree in trees:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree["params"]):
+            name = optim.path_name(path)
+            assert optim.is_kernel(name, leaf) == (name.endswith("kernel") and leaf.ndim > 1), name
