@@ -5,13 +5,29 @@ from collections.abc import Callable
 from typing import Any
 
 from segjax.core.config import nearest
-from segjax.data import camvid, digit_clips, digit_scenes, folder
+from segjax.data import (
+    acdc,
+    ade20k,
+    camvid,
+    cityscapes,
+    digit_clips,
+    digit_scenes,
+    folder,
+    pascal_context,
+    voc2012,
+)
 from segjax.data.dataset import Dataset
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digit_scenes": digit_scenes.load,
     "digit_clips": digit_clips.load,
     "camvid": camvid.load,
+    "voc2012": voc2012.load,
+    "pascal_context": pascal_context.load,
+    "pascal_context_60": pascal_context.load_60,
+    "ade20k": ade20k.load,
+    "cityscapes": cityscapes.load,
+    "acdc": acdc.load,
     "folder": folder.load,
 }
 """name -> `load(data_dir, split, ...)`. A new data set is one file and one line here."""

@@ -8,13 +8,14 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+from scipy.io import loadmat
 
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
 from segjax.data.dataset import Dataset, DatasetInfo
@@ -40,6 +41,7 @@ class Archive:
       counts: split -> the official number of examples; a split that is not named is not checked.
       read: what `find` gave besides the image -> label uint8 [H, W] in memory form, or (label, instance) where the
         info has things, uint8 [H, W] with NO_INSTANCE. By default a mask whose values are the classes.
+      folder: where the files lie, if not in a folder of the data set's name: two sets can share their files.
     """
 
     info: DatasetInfo
@@ -49,6 +51,7 @@ class Archive:
     find: Callable[[Path, str], Found]
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     read: Callable[..., Any] = read_mask
+    folder: str = ""
 
 
 def load_archive(
@@ -69,7 +72,7 @@ def load_archive(
       FileNotFoundError: the files aren't there; says how to get them.
       ValueError: there is no such split, the files aren't the official split, or one can't be read.
     """
-    name = archive.info.name
+    name = archive.folder or archive.info.name
     if manual_dir is None:
         folder = os.path.join(os.environ["SEGJAX_DATA"], name) if os.environ.get("SEGJAX_DATA") else None
         manual_dir = folder if folder and os.path.isdir(folder) else None
@@ -86,7 +89,7 @@ def find_split(archive: Archive, folder: Path, split: str) -> Found:
       ValueError: it is not the official number.
     """
     name, problems = archive.info.name, []
-    for root in (folder / name, folder):
+    for root in (folder / (archive.folder or name), folder):
         try:
             found = archive.find(root, split)
         except FileNotFoundError as error:
@@ -194,19 +197,31 @@ def _check_map(file: Path, kind: str, array: np.ndarray, size: tuple[int, ...]) 
 
 
 def looked_up(values: np.ndarray, table: Mapping[int, int], file: Any = "a mask") -> np.ndarray:
-    """uint8 [H, W]: each value of the files by its class, or IGNORE_LABEL; values 0..255.
+    """uint8 [H, W]: each value of the files, 0 or more, by its class, or IGNORE_LABEL.
 
     Raises:
       ValueError: a value that the table does not have.
     """
-    known = np.zeros(256, bool)
-    classes = np.full(256, IGNORE_LABEL, np.uint8)
+    size = 1 + max(255, *table, int(values.max(initial=0)))
+    known = np.zeros(size, bool)
+    classes = np.full(size, IGNORE_LABEL, np.uint8)
     for value, number in table.items():
         known[value], classes[value] = True, number
     if not known[values].all():
         wrong = sorted(set(np.unique(values[~known[values]]).tolist()))
-        raise ValueError(f"{file} must hold {', '.join(map(str, sorted(table)))} only; it holds {wrong[:10]}")
+        raise ValueError(f"{file} must hold {_ranges(table)} only; it holds {wrong[:10]}")
     return classes[values]
+
+
+def _ranges(values: Iterable[int]) -> str:
+    """Such integers in order, like "0..20, 255"; a few in a row one by one."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and runs[-1][-1] == value - 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 3 else ", ".join(map(str, run)) for run in runs)
 
 
 def numbered_instances(ids: np.ndarray, thing: np.ndarray, file: Any = "an image") -> np.ndarray:
@@ -237,3 +252,30 @@ def with_suffix(stem: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Path:
     """The file of this name without suffix; where there is none, the one that it should have been."""
     files = [stem.with_name(stem.name + suffix) for suffix in suffixes]
     return next((file for file in files if file.is_file()), files[0])
+
+
+def first_folder(root: Path, holds: str, places: Iterable[str]) -> Path:
+    """The first of some places in root that holds a file or folder of that name: how archives may be unpacked."""
+    folders = [root / place for place in places]
+    for folder in folders:
+        if (folder / holds).exists():
+            return folder
+    raise FileNotFoundError(f"none of {', '.join(map(str, folders))} holds {holds}")
+
+
+def read_matlab(file: Path, *names: str) -> np.ndarray:
+    """A matrix of a MATLAB file, int64 [H, W], by the variable and the fields of structures that lead to it.
+
+    Raises:
+      ValueError: the file can't be read, has no such matrix, or one with other values than integers of 0 or more.
+    """
+    try:
+        value: Any = loadmat(file)
+        for name in names:
+            value = value[name]
+            value = value[0, 0] if value.dtype == object else value
+    except Exception as error:  # whatever SciPy raises for a file that isn't one
+        raise ValueError(f"{file} must be a MATLAB file with {'.'.join(names)}; reading it: {error}") from error
+    if value.ndim != 2 or value.min(initial=0) < 0 or not np.array_equal(value, value.astype(np.int64)):
+        raise ValueError(f"{'.'.join(names)} of {file} must be a matrix of integers of 0 or more; it is not")
+    return value.astype(np.int64)

@@ -25,6 +25,7 @@ class DatasetInfo:
       labels: how the values of the original files became these classes, where that is not one to one.
       things: classes whose objects the source tells apart as `instance`; () where it has none.
       frames: of each of the source's examples, where those are clips; 1 for images.
+      extra_splits: those of `splits` that share examples with others of them, as trainaug and train.
     """
 
     name: str
@@ -39,6 +40,7 @@ class DatasetInfo:
     things: tuple[int, ...] = ()
     frames: int = 1
     labels: str = "as in the files"
+    extra_splits: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not 2 <= self.num_classes <= MAX_CLASSES:
@@ -63,7 +65,8 @@ class DatasetInfo:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "DatasetInfo":
         """The inverse of `to_dict`, also after it went through JSON."""
-        tuples = {name: tuple(fields.get(name, ())) for name in ("class_names", "mean", "std", "splits", "things")}
+        names = ("class_names", "mean", "std", "splits", "things", "extra_splits")
+        tuples = {name: tuple(fields.get(name, ())) for name in names}
         return cls(**{**fields, **tuples, "palette": np.array(fields["palette"], np.uint8)})
 
 
@@ -72,8 +75,9 @@ class Source(Protocol):
 
     `source[i]` is `{"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W], "id": str}`, the label in memory form
     (IGNORE_LABEL for unlabelled pixels). For clips image is [T, H, W, 3] and label [T, H, W]. A set with instances has
-    `instance` besides, uint8 [H, W]: a number for each object, NO_INSTANCE where there is none. Reading the same
-    index twice gives the same values, and a source can be pickled, so that worker processes can read it.
+    `instance` besides, uint8 [H, W]: a number for each object, NO_INSTANCE where there is none. Pixels of a class of
+    `things` with NO_INSTANCE are a group that nobody told apart: labelled for classes, not for objects. Reading the
+    same index twice gives the same values, and a source can be pickled, so that worker processes can read it.
     """
 
     def __len__(self) -> int: ...

@@ -71,25 +71,27 @@ def read_mask(file: str | os.PathLike | bytes) -> np.ndarray:
       FileNotFoundError: there is no such file.
       ValueError: it is no image, is truncated, has colours, or has a value above 255; names the file.
     """
-    return _mask_values(*_opened(file), _name(file))
+    values = read_indices(file)
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low < 0 or high > 255:
+        raise ValueError(f"{_name(file)} must hold class indices of 0..255; it holds {low} to {high}")
+    return values.astype(np.uint8)
+
+
+def read_indices(file: str | os.PathLike | bytes) -> np.ndarray:
+    """`read_mask` of a file whose values may be above 255, integers [H, W]."""
+    (image, raw_mode), name = _opened(file), _name(file)
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise ValueError(
+            f"{name} must hold one class index a pixel; its mode is {image.mode!r}. " + _advice(np.array(image))
+        )
+    return np.array(image) // np.uint8(_STRETCHED_GREY.get(raw_mode, 1))
 
 
 def read_palette(file: str | os.PathLike | bytes) -> np.ndarray | None:
     """The colours of a palette image, uint8 [count, 3]; None for another kind. Raises like `read_image`."""
     image, _ = _opened(file)
     return np.array(image.getpalette(), np.uint8).reshape(-1, 3) if image.mode == "P" else None
-
-
-def _mask_values(image: Image.Image, raw_mode: str, name: str) -> np.ndarray:
-    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
-        raise ValueError(
-            f"{name} must hold one class index a pixel; its mode is {image.mode!r}. " + _advice(np.array(image))
-        )
-    values = np.array(image)
-    low, high = int(values.min(initial=0)), int(values.max(initial=0))
-    if low < 0 or high > 255:
-        raise ValueError(f"{name} must hold class indices of 0..255; it holds {low} to {high}")
-    return values.astype(np.uint8) // np.uint8(_STRETCHED_GREY.get(raw_mode, 1))
 
 
 def _advice(values: np.ndarray) -> str:
