@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
-from segjax.core.batch import NO_INSTANCE
+from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
 from segjax.data import clips, load_dataset, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
@@ -132,6 +132,9 @@ def mask_loss(config: ConfigDict, info: DatasetInfo) -> Callable:
                 f" {info.name!r} has classes only"
             )
         label = batch["label"].astype(jnp.int32)
+        if kind != "classes":  # a group of objects is none of them, and no background either
+            group = jnp.isin(label, jnp.array(info.things, jnp.int32)) & (batch["instance"] == NO_INSTANCE)
+            label = jnp.where(group, IGNORE_LABEL, label)
         if kind == "classes":
             segments = segments_of(label, info.num_classes)
         elif kind == "instances":

@@ -80,7 +80,9 @@ def score_segments(
     Args:
       batches: of `segjax.data.pipeline.evaluation_batches`.
       predict: image [N, H, W, 3] -> (classes [N, Q, C + 1], masks [N, Q, H, W]), probabilities.
-      instance_of: index of an example -> its instance map, uint8 [H, W].
+      instance_of: index of an example -> its instance map, uint8 [H, W]. Pixels of a thing's class without an instance
+        are a group of objects: for these scores they are unlabelled, and a detection that lies on them by more than
+        half counts nowhere. (cocoapi and panopticapi take a group as such for detections of its own class only.)
     Returns:
       {"PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "AP", "AP50": numbers in 0..1, means over classes that occur}.
     """
@@ -93,10 +95,13 @@ def score_segments(
             height, width = batch["size"][row]
             label, instance = batch["label"][row, :height, :width], instance_of(number)
             mine = classes[row], masks[row, :, :height, :width]
+            group = np.isin(label, list(things)) & (instance == NO_INSTANCE)
+            label = np.where(group, np.uint8(IGNORE_LABEL), label)
             index = np.where(instance == NO_INSTANCE, 0, instance)
             counts.append(panoptic.panoptic_counts(*panoptic_map(*mine, things), label, index, num_classes))
             true_masks, true_classes = _true_instances(label, instance)
-            matches.append(panoptic.match_detections(*detections(*mine, things), true_masks, true_classes, num_classes))
+            found = _outside(group, *detections(*mine, things))
+            matches.append(panoptic.match_detections(*found, true_masks, true_classes, num_classes))
     quality = panoptic.panoptic_quality(panoptic.add_counts(counts))
     precision = panoptic.average_precision(matches)
     is_thing = np.isin(np.arange(num_classes), list(things))
@@ -116,6 +121,13 @@ def _true_instances(label, instance):
     first, numbers = first[numbers != NO_INSTANCE], numbers[numbers != NO_INSTANCE]
     masks = there & (instance == numbers[:, None, None])
     return masks, label.ravel()[first].astype(int)
+
+
+def _outside(group, masks, classes, scores):
+    """Detections without what lies on groups; none of those that do by more than half."""
+    outside = masks & ~group
+    keep = 2 * outside.sum((1, 2)) >= masks.sum((1, 2))
+    return outside[keep], classes[keep], scores[keep]
 
 
 def _mean(values):

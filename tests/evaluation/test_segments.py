@@ -67,8 +67,10 @@ def scene():
     return batch, label, instance
 
 
-def scored(masks, numbers):
+def scored(masks, numbers, group=()):
+    """The scores of sure queries; the objects of the numbers in `group` are a group that nobody told apart."""
     batch, _, instance = scene()
+    instance = np.where(np.isin(instance, group), np.uint8(NO_INSTANCE), instance)
 
     def predict(image):
         masks_and_none = np.stack([masks, np.ones_like(masks)])
@@ -95,3 +97,24 @@ def test_two_things_in_one_mask_are_one_found_in_two():
     assert found["PQ_things"] == 0.5 and found["PQ_stuff"] == 1
     assert found["PQ"] == pytest.approx(0.75)
     assert found["AP50"] == pytest.approx((1 + 51 / 101) / 2)  # 1/2 is enough for AP: one of two is found
+
+
+@pytest.mark.parametrize("found_too", [False, True])
+def test_a_group_is_no_object_whether_it_is_found_or_not(found_too):
+    """The second thing of class 2 is a group: a detection on it is neither right nor wrong."""
+    masks = masks_of("1.......", ".11.....", ".....1..", ".......1", "...11...")
+    found = scored(masks[: 4 + found_too], [0, 2, 3, 1, 2][: 4 + found_too], group=(4,))
+    assert found["PQ_things"] == found["PQ_stuff"] == found["AP"] == 1
+
+
+def test_a_detection_counts_by_its_part_outside_of_groups():
+    """Two pixels on the object, one on the group: the IoU is 1. One and two: it counts nowhere, the object is missed.
+
+    The mean is over class 2 and class 3, which is found.
+    """
+    masks = masks_of("1.......", ".111....", ".....1..", ".......1")
+    found = scored(masks, [0, 2, 3, 1], group=(4,))
+    assert found["PQ_things"] == found["AP"] == 1
+    masks[1] = masks_of("..111...")[0]
+    found = scored(masks, [0, 2, 3, 1], group=(4,))
+    assert found["PQ_things"] == found["AP"] == 0.5

@@ -223,3 +223,22 @@ def test_the_config_says_what_a_segment_is(monkeypatch, segments, expected):
     if segments != "classes":
         with pytest.raises(ValueError, match="needs a data set with instances"):
             loss(None, {"label": jnp.asarray(label)}, None)
+
+
+@pytest.mark.parametrize("segments", ["classes", "instances", "panoptic"])
+def test_a_group_of_objects_is_a_class_but_no_object(monkeypatch, segments):
+    """Two pixels of class 3, a thing, belong to no object: they are in no segment, and outside of none."""
+    label = np.array([[[0, 3, 3, 3, IGNORE_LABEL]]], np.uint8)
+    instance = np.array([[[NO_INSTANCE, 0, NO_INSTANCE, NO_INSTANCE, NO_INSTANCE]]], np.uint8)
+    seen = []
+    monkeypatch.setattr(build, "mask_classification", lambda output, segments, key, **options: seen.append(segments))
+    config = default_config()
+    config.loss.masks.update(segments=segments, instances=2)
+    info = DatasetInfo(
+        "x", tuple("abcde"), np.zeros((5, 3), np.uint8), None, (0, 0, 0), (1, 1, 1), ("train",), things=(3,)
+    )
+    batch = {"label": jnp.asarray(label), "instance": jnp.asarray(instance)}
+    build.mask_loss(config, info)(None, batch, None)
+    expected = {"classes": {0: 0, 3: 3}, "instances": {0: 3}, "panoptic": {0: 0, 5: 3}}[segments]
+    assert {number: int(value) for number, value in enumerate(seen[0].classes[0]) if value >= 0} == expected
+    assert seen[0].labelled[0, 0].tolist() == [True, True, *[segments == "classes"] * 2, False]
