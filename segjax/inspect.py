@@ -2,14 +2,15 @@
 
 python -m segjax.inspect --config experiments/digit_scenes/unet.py
 python -m segjax.inspect --config experiments/camvid/unet.py --config.data.name=folder --config.data.dir=PATH
+python -m segjax.inspect --config FILE --config.data.name=voc2012 --splits=trainaug,val
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -33,12 +34,21 @@ def main() -> None:
     """Load each split, check the files, print the table, write the sheet."""
     config = CONFIG.value
     validate(config)
-    name, kwargs = config.data.name, config_lib.data_kwargs(config)
-    first = load_dataset(name, "train", **kwargs)
-    others = [split for split in first.info.splits if split != "train"]
-    datasets = {"train": first} | {split: load_dataset(name, split, **kwargs) for split in others}
+    datasets = load_splits(config, SPLITS.value)
     check_dataset(datasets)
-    inspect_dataset(datasets, OUTPUT.value or f"inspect-{name}.png", ROWS.value)
+    inspect_dataset(datasets, OUTPUT.value or f"inspect-{config.data.name}.png", ROWS.value)
+
+
+def load_splits(config: ConfigDict, named: Sequence[str] = ()) -> dict[str, Dataset]:
+    """The named splits; where none are, that of the training and those others that share no examples with it."""
+    name, kwargs = config.data.name, config_lib.data_kwargs(config)
+    splits = list(named or [config.data.split])
+    first = load_dataset(name, splits[0], **kwargs)
+    extra = first.info.extra_splits
+    if not named:
+        others = [config.evaluation.split] if splits[0] in extra else first.info.splits
+        splits += [split for split in others if split not in (*splits, *extra)]
+    return {splits[0]: first} | {split: load_dataset(name, split, **kwargs) for split in splits[1:]}
 
 
 def inspect_dataset(
@@ -144,5 +154,6 @@ if __name__ == "__main__":
     # Here, so that several mains can be imported into one process.
     CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, whose data section is looked at.")
     OUTPUT = flags.DEFINE_string("output", "", "The sheet's file; '' is inspect-<name>.png.")
+    SPLITS = flags.DEFINE_list("splits", [], "Splits to look at; '' is all that share no examples.")
     ROWS = flags.DEFINE_integer("rows", 4, "Rows of the sheet, a split.", lower_bound=1)
     run(main, required=("config",))

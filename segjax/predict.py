@@ -79,7 +79,7 @@ def load_model(config: ConfigDict) -> tuple[nn.Module, DatasetInfo, Any]:
         model = build.model(config, info)
         variables = build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)
     elif config.init.path:
-        info = build.datasets(config, ["train"])["train"].info
+        info = build.datasets(config, [config.data.split])[config.data.split].info
         model = build.model(config, info)
         variables, report = build.foreign_variables(config, model, mesh)
         print(report.summary())

@@ -44,17 +44,18 @@ def main(terminated: Callable[[int], bool]) -> None:
     config, workdir = CONFIG.value, Path(WORKDIR.value).expanduser()
     validate(config)
     steps, split, batch_size = config.training.steps, config.evaluation.split, config.data.batch_size
+    train_split = config.data.split
     mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
     sharding.check_batch_size("config.data.batch_size", batch_size, mesh, config.training.accumulate)
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
     prepare_workdir(workdir, config)
     facts = environment(mesh.size)  # now, since the checkout may change while this runs
 
-    datasets = build.datasets(config, ["train", split])
+    datasets = build.datasets(config, [train_split, split])
     if config.data.check and sharding.is_main_process():
         check_dataset(datasets)
     sharding.wait_for_all("the data is checked")
-    train, info = build.cached_dataset(config, datasets["train"]), datasets["train"].info
+    train, info = build.cached_dataset(config, datasets[train_split]), datasets[train_split].info
     if sharding.is_main_process():
         write_json(workdir / "dataset.json", info.to_dict())
     batches = build.training_batches(config, train)

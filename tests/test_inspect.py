@@ -1,14 +1,20 @@
+import dataclasses
 import io
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 
 from segjax import inspect as inspect_main
-from segjax.data import digit_clips, folder
+from segjax.core.config import default_config
+from segjax.data import DATASETS, digit_clips, folder, voc2012
+from segjax.data.archive import load_archive
+from segjax.data.checks import check_dataset
 from tests.data.test_folder import some, write
+from tests.data.test_voc2012 import write_sbd, write_voc
 
 
 def inspected(datasets, output, rows=2) -> str:
@@ -63,6 +69,24 @@ def test_clips_are_drawn_as_strips(tmp_path, monkeypatch):
     inspected(data, tmp_path / "sheet.png", rows=1)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     np.testing.assert_array_equal(sheet[20:116, 100:196], data["train"].source[0]["image"][1])
+
+
+def test_splits_that_share_examples_are_looked_at_where_they_are_named(tmp_path, monkeypatch):
+    write_voc(tmp_path / "files")
+    archive = dataclasses.replace(voc2012.ARCHIVE, counts={})
+    monkeypatch.setitem(DATASETS, "voc2012", partial(load_archive, archive))
+    config = default_config()
+    config.data.update(name="voc2012", dir=str(tmp_path), manual_dir=str(tmp_path / "files"))
+    found = inspect_main.load_splits(config)  # there are no files of trainaug
+    assert list(found) == ["train", "val"]
+    check_dataset(found)
+    assert "2 train, 3 val" in inspected(found, tmp_path / "sheet.png")
+    write_sbd(tmp_path / "files")
+    assert list(inspect_main.load_splits(config, ["trainaug", "val"])) == ["trainaug", "val"]
+    config.data.split = "trainaug"
+    found = inspect_main.load_splits(config)
+    assert list(found) == ["trainaug", "val"]
+    check_dataset(found)
 
 
 def test_the_command(tmp_path, root):

@@ -127,6 +127,7 @@ def test_a_run_without_a_checkpoint_may_change_its_config(prepared_dir, tmp_path
         ("--config.data.name=digit_scene", 1, "did you mean 'digit_scenes'"),
         ("--config.optimizer.schedule=cosin", 1, "did you mean 'cosine'"),
         ("--config.evaluation.split=validation", 1, "val"),
+        ("--config.data.split=training", 1, "received 'training'"),
         ("--config.init.path=/nowhere.safetensors", 1, "neither"),
     ],
 )

@@ -59,6 +59,7 @@ def default_config() -> ConfigDict:
             "seed": 0,
             "data": {
                 "name": "digit_scenes",  # a key of segjax.data.DATASETS
+                "split": "train",  # to train on
                 "dir": "",  # TFDS's data_dir, or the folder itself for `folder`; "" is TFDS's own default
                 "manual_dir": "",  # where the files of a set that cannot be downloaded lie
                 "batch_size": 8,  # examples in a step over all devices and processes
