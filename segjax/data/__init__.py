@@ -10,6 +10,7 @@ from segjax.data import (
     ade20k,
     camvid,
     cityscapes,
+    dark_zurich,
     digit_clips,
     digit_scenes,
     folder,
@@ -28,6 +29,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "ade20k": ade20k.load,
     "cityscapes": cityscapes.load,
     "acdc": acdc.load,
+    "dark_zurich": dark_zurich.load,
     "folder": folder.load,
 }
 """name -> `load(data_dir, split, ...)`. A new data set is one file and one line here."""

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from segjax.data import acdc
+from segjax.data import acdc, dark_zurich
 from segjax.data.archive import find_split, load_archive
 from tests.data import made_files
 
@@ -60,3 +60,16 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path):
     label.unlink()
     with pytest.raises(FileNotFoundError, match="1 files of acdc are missing, .*GOPR01_frame_000001_gt_labelTrainIds"):
         find_split(ARCHIVE, tmp_path, "val_fog")
+
+
+def test_dark_zurich_has_its_conditions_below_the_splits(tmp_path):
+    name = "GOPR0356/GOPR0356_frame_000321"
+    with pytest.raises(FileNotFoundError, match=r"(?s)val/night is missing.*Dark_Zurich_val_anon.zip"):
+        find_split(dark_zurich.ARCHIVE, tmp_path, "val")
+    made_files.image(tmp_path / "rgb_anon" / "val" / "night" / f"{name}_rgb_anon.png", (1, 3))
+    made_files.mask(tmp_path / "gt" / "val" / "night" / f"{name}_gt_labelTrainIds.png", np.array([[0, 18, 255]]))
+    with pytest.raises(ValueError, match="official 50; .* has 1"):
+        find_split(dark_zurich.ARCHIVE, tmp_path, "val")
+    data = load_archive(dataclasses.replace(dark_zurich.ARCHIVE, counts={}), tmp_path, "val", tmp_path)
+    assert list(data.ids) == [name]
+    assert data.source[0]["label"].tolist() == [[0, 18, 255]]

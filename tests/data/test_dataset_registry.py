@@ -12,6 +12,7 @@ from segjax.data import (
     ade20k,
     camvid,
     cityscapes,
+    dark_zurich,
     digit_clips,
     digit_scenes,
     load_dataset,
@@ -53,6 +54,7 @@ def test_every_data_set_takes_what_a_config_may_set():
 INFOS = [
     *(module.INFO for module in (digit_scenes, digit_clips, camvid, voc2012, pascal_context, ade20k, cityscapes, acdc)),
     pascal_context.INFO_60,
+    dark_zurich.INFO,
 ]
 
 
@@ -70,7 +72,7 @@ def test_infos_are_complete(info):
 
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
 def test_colours_can_be_told_apart(info):
-    if info.name in ("ade20k", "cityscapes", "acdc"):
+    if info.name in ("ade20k", "cityscapes", "acdc", "dark_zurich"):
         pytest.skip("some of the organisers' colours are alike")
     colours = info.palette.astype(int)
     distance = np.abs(colours[:, None] - colours).sum(axis=-1) + 1000 * np.eye(len(colours))
