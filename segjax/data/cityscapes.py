@@ -67,6 +67,7 @@ INFO = DatasetInfo(
     licence="Free for non-commercial research; see https://www.cityscapes-dataset.com/license/",
     citation=CITATION,
     things=THINGS,
+    labels="19 of 34 ids, the others unlabelled",
 )
 
 INSTRUCTIONS = """Cityscapes can't be downloaded by a program: register at https://www.cityscapes-dataset.com.

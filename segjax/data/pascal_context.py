@@ -103,6 +103,7 @@ INFO = DatasetInfo(
     splits=tuple(COUNTS),
     licence="Images are from Flickr, under Flickr's terms of use; see https://cs.stanford.edu/~roozbeh/pascal-context/",
     citation=CITATION,
+    labels="59 of 459 classes, the others unlabelled",
 )
 
 INFO_60 = dataclasses.replace(
@@ -110,6 +111,7 @@ INFO_60 = dataclasses.replace(
     name="pascal_context_60",
     class_names=("background", *CLASSES),
     palette=voc2012.colours(60),
+    labels="59 of 459 classes, the others background",
 )
 
 INSTRUCTIONS = """PASCAL-Context: in manual_dir, or in manual_dir/pascal_context, unpack
