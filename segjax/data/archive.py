@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,12 +19,24 @@ from scipy.io import loadmat
 
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
 from segjax.data.dataset import Dataset, DatasetInfo
-from segjax.data.images import IMAGE_SUFFIXES, png_bytes, read_image, read_mask, unturned
+from segjax.data.images import IMAGE_SUFFIXES, page_bytes, png_bytes, read_image, read_mask, unturned
 from segjax.data.source import resized
 from segjax.data.tfds_source import load_prepared
 
 Found = Mapping[str, tuple[Any, ...]]
-"""id -> (file of the image, then what `read` takes: files, or facts from an index file), in the split's order."""
+"""id -> (file of the image, or a Page, then what `read` takes: files, or facts from an index file), in the split's
+order."""
+
+
+class Page(NamedTuple):
+    """An image or mask that is a page of a TIFF; `number` counts from 0."""
+
+    file: Path
+    number: int
+
+    def read_bytes(self) -> bytes:
+        """The page as PNG."""
+        return page_bytes(self.file, self.number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +168,7 @@ def _builder(archive: Archive, split: str, **kwargs: Any) -> tfds.core.DatasetBu
     return Builder(config=split, **kwargs)
 
 
-def encoded_example(archive: Archive, image: Path, *rest: Any) -> dict[str, bytes]:
+def encoded_example(archive: Archive, image: Path | Page, *rest: Any) -> dict[str, bytes]:
     """{"image", "label" and maybe "instance": bytes of a PNG, or of the JPEG that the image is}."""
     label, instance = archive.read(*rest), None
     if archive.info.things:
@@ -167,7 +179,7 @@ def encoded_example(archive: Archive, image: Path, *rest: Any) -> dict[str, byte
     return found | ({} if instance is None else {"instance": png_bytes(instance)})
 
 
-def encoded_image(file: Path, size: tuple[int, int]) -> bytes:
+def encoded_image(file: Path | Page, size: tuple[int, int]) -> bytes:
     """The file's own bytes where they can be stored as they are, else PNG of the same pixels.
 
     Some photographs say in their EXIF that they are to be turned, but were labelled as they are stored; the size of the
@@ -191,7 +203,7 @@ def encoded_image(file: Path, size: tuple[int, int]) -> bytes:
     return png_bytes(image)
 
 
-def _check_map(file: Path, kind: str, array: np.ndarray, size: tuple[int, ...]) -> None:
+def _check_map(file: Path | Page, kind: str, array: np.ndarray, size: tuple[int, ...]) -> None:
     if array.dtype != np.uint8 or array.shape != size or array.ndim != 2:
         raise ValueError(f"the {kind} of {file} must be uint8 {list(size)}; it is {array.dtype} {list(array.shape)}")
 

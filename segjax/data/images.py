@@ -88,6 +88,49 @@ def read_indices(file: str | os.PathLike | bytes) -> np.ndarray:
     return np.array(image) // np.uint8(_STRETCHED_GREY.get(raw_mode, 1))
 
 
+def read_ids(file: str | os.PathLike | bytes) -> np.ndarray:
+    """The numbers of objects in a mask of one channel of up to 16 bits, int32 [H, W].
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no image, is truncated, or has colours; names the file.
+    """
+    image, _ = _opened(file)
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise ValueError(f"{_name(file)} must hold one number a pixel; its mode is {image.mode!r}")
+    return np.array(image).astype(np.int32)
+
+
+def page_count(file: str | os.PathLike) -> int:
+    """How many pages a TIFF has; 1 for other images. Raises like `read_image`."""
+    try:
+        with Image.open(file) as image:
+            return getattr(image, "n_frames", 1)
+    except _READ_ERRORS as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{file} can't be read as an image: {error}") from error
+
+
+def page_bytes(file: str | os.PathLike, page: int) -> bytes:
+    """One page of a TIFF, from 0, as PNG with the same values.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no image, is truncated, or has no such page; names the file.
+    """
+    buffer = io.BytesIO()
+    try:
+        with Image.open(file) as image:
+            image.seek(page)
+            image.save(buffer, "PNG", compress_level=1)
+    except _READ_ERRORS as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"page {page} of {file} can't be read: {error}") from error
+    return buffer.getvalue()
+
+
 def read_palette(file: str | os.PathLike | bytes) -> np.ndarray | None:
     """The colours of a palette image, uint8 [count, 3]; None for another kind. Raises like `read_image`."""
     image, _ = _opened(file)
