@@ -39,7 +39,7 @@ def read(annotation: Path) -> np.ndarray:
     """
     try:
         ids = scipy.io.loadmat(annotation, variable_names=["S"])["S"]
-    except (KeyError, ValueError, OSError, TypeError, NotImplementedError) as error:
+    except (KeyError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
         raise ValueError(f"{annotation} must be a MATLAB file with the variable S: {error!r}") from error
     if ids.min(initial=0) < 0 or ids.max(initial=0) > 182:
         raise ValueError(f"{annotation} must hold ids of 0..182; it holds {ids.min()} to {ids.max()}")

@@ -12,11 +12,21 @@ from segjax.data import (
     ade20k,
     camvid,
     cityscapes,
+    coco_panoptic,
+    coco_stuff,
+    coco_stuff10k,
     dark_zurich,
+    davis2016,
+    davis2017,
+    dic_hela,
     digit_clips,
     digit_scenes,
+    drive,
+    isbi2012,
     load_dataset,
+    oxford_iiit_pet,
     pascal_context,
+    phc_u373,
     voc2012,
 )
 from segjax.data.dataset import DatasetInfo
@@ -55,6 +65,8 @@ INFOS = [
     *(module.INFO for module in (digit_scenes, digit_clips, camvid, voc2012, pascal_context, ade20k, cityscapes, acdc)),
     pascal_context.INFO_60,
     dark_zurich.INFO,
+    *(module.INFO for module in (coco_stuff, coco_stuff10k, coco_panoptic, oxford_iiit_pet, isbi2012, drive)),
+    *(module.INFO for module in (phc_u373, dic_hela, davis2016, davis2017)),
 ]
 
 
@@ -72,7 +84,7 @@ def test_infos_are_complete(info):
 
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
 def test_colours_can_be_told_apart(info):
-    if info.name in ("ade20k", "cityscapes", "acdc", "dark_zurich"):
+    if info.name in ("ade20k", "cityscapes", "acdc", "dark_zurich", "coco_panoptic"):
         pytest.skip("some of the organisers' colours are alike")
     colours = info.palette.astype(int)
     distance = np.abs(colours[:, None] - colours).sum(axis=-1) + 1000 * np.eye(len(colours))
