@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL
-from segjax.data.archive import Archive, Found, numbered_instances, unpacked
+from segjax.data.archive import Archive, Found, first_folder, numbered_instances
 from segjax.data.dataset import DatasetInfo
-from segjax.data.images import read_ids
+from segjax.data.images import read_indices
 
 SEQUENCES = ("01", "02")
 SPLITS = ("train", *SEQUENCES, "gold", *(f"gold_{sequence}" for sequence in SEQUENCES))
@@ -55,6 +55,7 @@ def archive(name: str, folder: str, frames: int) -> Archive:
         mean=(123.675, 116.28, 103.53),  # ImageNet's
         std=(58.395, 57.12, 57.375),
         splits=SPLITS,
+        extra_splits=SPLITS[1:],
         licence=LICENCE,
         citation=CITATION,
         things=(1,),
@@ -79,9 +80,9 @@ def find(root: Path, split: str, *, folder: str, frames: int) -> Found:
       FileNotFoundError: a sequence or its annotation is not there.
       ValueError: a sequence has not so many frames.
     """
-    root, gold = unpacked(root, folder), split.startswith("gold")
+    gold = split.startswith("gold")
     chosen = [each for each in SEQUENCES if split.endswith(each)] or SEQUENCES
-    found = {}
+    root, found = first_folder(root, chosen[0], ("", folder)), {}
     for sequence in chosen:
         masks = root / f"{sequence}_{'GT' if gold else 'ST'}" / "SEG"
         for needed in (root / sequence, masks):
@@ -93,7 +94,7 @@ def find(root: Path, split: str, *, folder: str, frames: int) -> Found:
         for mask in sorted(masks.glob("man_seg[0-9]*.tif")):
             frame = mask.stem.removeprefix("man_seg")
             markers = root / f"{sequence}_GT" / "TRA" / f"man_track{frame}.tif"
-            if not gold or is_complete(read_ids(mask), read_ids(markers)):
+            if not gold or is_complete(read_indices(mask), read_indices(markers)):
                 found[f"{sequence}/t{frame}"] = (root / sequence / f"t{frame}.tif", mask)
     return found
 
@@ -109,5 +110,5 @@ def is_complete(cells: np.ndarray, markers: np.ndarray) -> bool:
 
 def read(mask: Path) -> tuple[np.ndarray, np.ndarray]:
     """The label, 1 for cells, and the instances, in the order of the file's 16 bit numbers."""
-    ids = read_ids(mask)
+    ids = read_indices(mask)
     return (ids > 0).astype(np.uint8), numbered_instances(ids, ids > 0, mask)

@@ -6,6 +6,8 @@ https://github.com/cocodataset/panopticapi.
 
 from pathlib import Path
 
+from segjax.data.archive import first_folder
+
 WITHOUT_PIXELS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 """Ids of things that were given out and never annotated: street sign, hat, shoe and so on."""
 
@@ -40,8 +42,4 @@ def image_folder(root: Path, split: str) -> Path:
     Raises:
       FileNotFoundError: neither is there.
     """
-    folders = [root / "images" / f"{split}2017", root / f"{split}2017"]
-    for folder in folders:
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"neither {folders[0]} nor {folders[1]} is there")
+    return first_folder(root, f"{split}2017", ("images", "")) / f"{split}2017"

@@ -65,7 +65,7 @@ INFO = DatasetInfo(
 )
 
 INSTRUCTIONS = """Get train2017.zip, val2017.zip and panoptic_annotations_trainval2017.zip from https://cocodataset.org,
-unpack them, and also the two ZIP files of PNGs inside of the last one. In manual_dir, or in manual_dir/coco_panoptic,
+unpack them, and also the two ZIP files of PNGs inside of the last one. In manual_dir, or in manual_dir/coco,
 there must then be {train,val}2017/*.jpg (or images/{train,val}2017/*.jpg),
 annotations/panoptic_{train,val}2017.json and annotations/panoptic_{train,val}2017/*.png."""
 
@@ -113,6 +113,7 @@ ARCHIVE = Archive(
     instructions=INSTRUCTIONS,
     find=find,
     counts=coco.COUNTS,
+    folder="coco",
     read=read,
 )
 

@@ -50,7 +50,7 @@ INFO = DatasetInfo(
 )
 
 INSTRUCTIONS = """Get train2017.zip and val2017.zip from https://cocodataset.org, and stuffthingmaps_trainval2017.zip,
-whose address is on https://github.com/nightrome/cocostuff. In manual_dir, or in manual_dir/coco_stuff, there must
+whose address is on https://github.com/nightrome/cocostuff. In manual_dir, or in manual_dir/coco, there must
 then be images/{train,val}2017/*.jpg (or {train,val}2017/*.jpg) and annotations/{train,val}2017/*.png."""
 
 
@@ -75,6 +75,7 @@ ARCHIVE = Archive(
     instructions=INSTRUCTIONS,
     find=find,
     counts=coco.COUNTS,
+    folder="coco",
     read=read,
 )
 

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 from segjax.core.batch import IGNORE_LABEL
 from segjax.data import coco_stuff
-from segjax.data.archive import Archive, Found, listed, load_archive, looked_up, unpacked
+from segjax.data.archive import Archive, Found, first_folder, listed, load_archive, looked_up, read_matlab
 
 COUNTS = {"train": 9000, "test": 1000}
 
@@ -26,7 +25,7 @@ The folder cocostuff-10k-v1.1/ that holds them may lie there too. Version 1.0 ha
 
 def find(root: Path, split: str) -> Found:
     """id -> (image, annotation), in the order of the list."""
-    root = unpacked(root, "cocostuff-10k-v1.1")
+    root = first_folder(root, "imageLists", ("", "cocostuff-10k-v1.1"))
     names = listed(root / "imageLists" / f"{split}.txt")
     return {name: (root / "images" / f"{name}.jpg", root / "annotations" / f"{name}.mat") for name in names}
 
@@ -37,14 +36,8 @@ def read(annotation: Path) -> np.ndarray:
     Raises:
       ValueError: the file can't be read, or holds ids that no class has.
     """
-    try:
-        ids = scipy.io.loadmat(annotation, variable_names=["S"])["S"]
-    except (KeyError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        raise ValueError(f"{annotation} must be a MATLAB file with the variable S: {error!r}") from error
-    if ids.min(initial=0) < 0 or ids.max(initial=0) > 182:
-        raise ValueError(f"{annotation} must hold ids of 0..182; it holds {ids.min()} to {ids.max()}")
     table = {number: index for index, number in enumerate(coco_stuff.IDS)} | {0: IGNORE_LABEL}
-    return looked_up(ids.astype(np.uint8), table, annotation)
+    return looked_up(read_matlab(annotation, "S"), table, annotation)
 
 
 ARCHIVE = Archive(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL
-from segjax.data.archive import Archive, Found, listed, load_archive, unpacked
+from segjax.data.archive import Archive, Found, first_folder, listed, load_archive
 from segjax.data.dataset import DatasetInfo
 from segjax.data.images import read_mask, unturned
 
@@ -45,7 +45,7 @@ Annotations/480p/<clip>/*.png and ImageSets/2016/{train,val}.txt, or ImageSets/4
 
 def find(root: Path, split: str) -> Found:
     """id -> (image, mask), clips in the order of the list and the frames of a clip in theirs."""
-    root = unpacked(root, "DAVIS")
+    root = first_folder(root, "JPEGImages", ("", "DAVIS"))
     lists = [root / "ImageSets" / folder / f"{split}.txt" for folder in ("2016", "480p")]
     return find_frames(root, listed(lists[0] if lists[0].is_file() or not lists[1].is_file() else lists[1]))
 

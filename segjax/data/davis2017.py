@@ -12,7 +12,7 @@ import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
 from segjax.data import davis2016
-from segjax.data.archive import Archive, Found, listed, load_archive, unpacked
+from segjax.data.archive import Archive, Found, first_folder, listed, load_archive
 from segjax.data.images import read_mask
 
 COUNTS = {"train": 4219, "val": 1999}
@@ -34,7 +34,7 @@ Annotations/480p/<clip>/*.png and ImageSets/2017/{train,val}.txt."""
 
 def find(root: Path, split: str) -> Found:
     """id -> (image, mask), clips in the order of the list and the frames of a clip in theirs."""
-    root = unpacked(root, "DAVIS")
+    root = first_folder(root, "JPEGImages", ("", "DAVIS"))
     return davis2016.find_frames(root, listed(root / "ImageSets" / "2017" / f"{split}.txt"))
 
 

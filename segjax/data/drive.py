@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL
-from segjax.data.archive import Archive, Found, load_archive, looked_up, unpacked
+from segjax.data.archive import Archive, Found, first_folder, load_archive, looked_up
 from segjax.data.dataset import DatasetInfo
 from segjax.data.images import unturned
 
@@ -49,7 +49,7 @@ without test/1st_manual: the split `test` can only be scored with an older one."
 def find(root: Path, split: str) -> Found:
     """id -> (image, first observer's vessels, field of view), the ids 21 to 40 in training and 01 to 20 in test."""
     name = FOLDERS[split]
-    folder = unpacked(root, "DRIVE") / name
+    folder = first_folder(root, name, ("", "DRIVE")) / name
     for part in ("images", "1st_manual", "mask"):
         if not (folder / part).is_dir():
             raise FileNotFoundError(f"{folder / part} is missing")

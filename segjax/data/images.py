@@ -88,19 +88,6 @@ def read_indices(file: str | os.PathLike | bytes) -> np.ndarray:
     return np.array(image) // np.uint8(_STRETCHED_GREY.get(raw_mode, 1))
 
 
-def read_ids(file: str | os.PathLike | bytes) -> np.ndarray:
-    """The numbers of objects in a mask of one channel of up to 16 bits, int32 [H, W].
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no image, is truncated, or has colours; names the file.
-    """
-    image, _ = _opened(file)
-    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
-        raise ValueError(f"{_name(file)} must hold one number a pixel; its mode is {image.mode!r}")
-    return np.array(image).astype(np.int32)
-
-
 def page_count(file: str | os.PathLike) -> int:
     """How many pages a TIFF has; 1 for other images. Raises like `read_image`."""
     try:

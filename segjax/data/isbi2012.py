@@ -35,6 +35,7 @@ INFO = DatasetInfo(
     mean=(125.2,) * 3,  # measured over train
     std=(43.6,) * 3,
     splits=tuple(COUNTS),
+    extra_splits=("trainval",),
     licence="For research; see https://imagej.net/events/isbi-2012-segmentation-challenge",
     citation=CITATION,
 )

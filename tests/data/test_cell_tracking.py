@@ -81,7 +81,7 @@ def test_missing_parts_and_other_lengths(tmp_path):
         find_split(ARCHIVE, tmp_path, "gold")
     assert list(find_split(ARCHIVE, tmp_path, "gold_02")) == ["02/t000"]
     save(tmp_path / "02_ST/SEG/man_seg002.tif", noise(0))
-    with pytest.raises(ValueError, match="man_seg002.tif must hold one number a pixel"):
+    with pytest.raises(ValueError, match="man_seg002.tif must hold one class index a pixel"):
         decoded(ARCHIVE, tmp_path, "02")
 
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 from segjax.data import isbi2012
 from segjax.data.archive import Page, find_split
-from segjax.data.images import page_bytes, page_count, read_ids, read_image, read_mask
+from segjax.data.images import page_bytes, page_count, read_image, read_indices, read_mask
 from tests.data.decoded import decoded, noise, save
 
 
@@ -53,7 +53,7 @@ def test_pages_are_as_they_were_written(tmp_path):
     first.save(tmp_path / "deep.tif", save_all=True, append_images=others)
     assert page_count(tmp_path / "deep.tif") == 3
     for number, page in enumerate(deep):
-        np.testing.assert_array_equal(read_ids(page_bytes(tmp_path / "deep.tif", number)), page)
+        np.testing.assert_array_equal(read_indices(page_bytes(tmp_path / "deep.tif", number)), page)
         expected = np.rint(page / 257).astype(np.uint8)
         np.testing.assert_array_equal(read_image(page_bytes(tmp_path / "deep.tif", number))[..., 2], expected)
     bits = Image.fromarray(noise(0, (3, 4)) > 128)
@@ -66,10 +66,10 @@ def test_pages_are_as_they_were_written(tmp_path):
     with pytest.raises(FileNotFoundError):
         page_bytes(tmp_path / "none.tif", 0)
     save(tmp_path / "colours.png", noise(0))
-    with pytest.raises(ValueError, match="colours.png must hold one number a pixel"):
-        read_ids(tmp_path / "colours.png")
+    with pytest.raises(ValueError, match="colours.png must hold one class index a pixel"):
+        read_indices(tmp_path / "colours.png")
     (tmp_path / "text.tif").write_text("no")
-    for read in (page_count, lambda file: page_bytes(file, 0), read_ids):
+    for read in (page_count, lambda file: page_bytes(file, 0), read_indices):
         with pytest.raises(ValueError, match="text.tif"):
             read(tmp_path / "text.tif")
 
