@@ -61,7 +61,7 @@ def archive(name: str, folder: str, frames: int) -> Archive:
         things=(1,),
     )
     instructions = f"""Read the conditions of use on https://celltrackingchallenge.net/2d-datasets/.
-Get http://data.celltrackingchallenge.net/training-datasets/{folder}.zip, unpack it, and put the folder {folder}/, or
+Get http://data.celltrackingchallenge.net/training-datasets/{folder}.zip, unpack it, and put its folder, or
 what is in it (01/, 01_GT/, 01_ST/, 02/, 02_GT/, 02_ST/), into manual_dir or into manual_dir/{name}."""
     return Archive(
         info,

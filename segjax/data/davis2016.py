@@ -39,7 +39,7 @@ INFO = DatasetInfo(
 )
 
 INSTRUCTIONS = """Get DAVIS-data.zip (2016) or DAVIS-2017-trainval-480p.zip from https://davischallenge.org, unpack it,
-and put the folder DAVIS/, or what is in it, into manual_dir or into manual_dir/davis2016: JPEGImages/480p/<clip>/*.jpg,
+and put the folder DAVIS/, or what is in it, into manual_dir or into manual_dir/davis: JPEGImages/480p/<clip>/*.jpg,
 Annotations/480p/<clip>/*.png and ImageSets/2016/{train,val}.txt, or ImageSets/480p/{train,val}.txt."""
 
 
@@ -86,6 +86,7 @@ ARCHIVE = Archive(
     instructions=INSTRUCTIONS,
     find=find,
     counts=COUNTS,
+    folder="davis",
     read=read,
 )
 

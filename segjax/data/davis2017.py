@@ -28,7 +28,7 @@ CITATION = """@article{ponttuset2017davis,
 INFO = dataclasses.replace(davis2016.INFO, name="davis2017", citation=CITATION, things=(1,))
 
 INSTRUCTIONS = """Get DAVIS-2017-trainval-480p.zip from https://davischallenge.org, unpack it, and put the folder
-DAVIS/, or what is in it, into manual_dir or into manual_dir/davis2017: JPEGImages/480p/<clip>/*.jpg,
+DAVIS/, or what is in it, into manual_dir or into manual_dir/davis: JPEGImages/480p/<clip>/*.jpg,
 Annotations/480p/<clip>/*.png and ImageSets/2017/{train,val}.txt."""
 
 
@@ -52,6 +52,7 @@ ARCHIVE = Archive(
     instructions=INSTRUCTIONS,
     find=find,
     counts=COUNTS,
+    folder="davis",
     read=read,
 )
 
