@@ -58,6 +58,7 @@ def archive(name: str, folder: str, frames: int) -> Archive:
         extra_splits=SPLITS[1:],
         licence=LICENCE,
         citation=CITATION,
+        labels="silver truth; gold truth in gold, gold_01 and gold_02",
         things=(1,),
     )
     instructions = f"""Read the conditions of use on https://celltrackingchallenge.net/2d-datasets/.

@@ -60,6 +60,7 @@ INFO = DatasetInfo(
     std=(58.395, 57.12, 57.375),
     splits=tuple(coco.COUNTS),
     licence=coco.LICENCE,
+    labels="crowds unlabelled",
     citation=f"{CITATION}\n{coco.CITATION}",
     things=tuple(range(len(coco.THING_IDS))),
 )

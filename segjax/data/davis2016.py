@@ -36,6 +36,7 @@ INFO = DatasetInfo(
     splits=tuple(COUNTS),
     licence=LICENCE,
     citation=CITATION,
+    labels="any object is class 1",
 )
 
 INSTRUCTIONS = """Get DAVIS-data.zip (2016) or DAVIS-2017-trainval-480p.zip from https://davischallenge.org, unpack it,

@@ -38,6 +38,7 @@ INFO = DatasetInfo(
     splits=tuple(COUNTS),
     licence="For research; see https://drive.grand-challenge.org",
     citation=CITATION,
+    labels="first observer, unlabelled outside of the field of view",
 )
 
 INSTRUCTIONS = """DRIVE can't be downloaded by a program: register at https://drive.grand-challenge.org.

@@ -34,6 +34,7 @@ INFO = DatasetInfo(
     splits=tuple(COUNTS),
     licence="CC BY-SA 4.0; the images' copyright remains with their owners",
     citation=CITATION,
+    labels="trimaps, their border unlabelled",
 )
 
 INSTRUCTIONS = """Get images.tar.gz and annotations.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/pets/,
