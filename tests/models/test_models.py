@@ -60,6 +60,10 @@ SMALL = {
         dict(backbone="resnet18", form="smp", stem="7x7", deepest=8, auxiliary=False, width=2, channels=8),
     ),
     "unet_resnet": ("unet_resnet", dict(backbone="resnet18", width=2, decoder_channels=(8, 6, 4, 3, 2))),
+    "unet_resnet, scse": (
+        "unet_resnet",
+        dict(backbone="resnet18", width=2, decoder_channels=(16, 16, 16, 16, 16), attention="scse"),
+    ),
     "fcn_resnet": ("fcn_resnet", dict(backbone="resnet18", width=2)),
     "attention_unet": ("attention_unet", dict(width=2, depth=2)),
     "ccnet": ("ccnet", dict(backbone="resnet18", width=4, channels=16)),
@@ -121,7 +125,7 @@ class Case(NamedTuple):
     apply: Callable  # (variables, image of SHAPE) -> logits
 
 
-SLOW = ("conv_rnn, rfcn", "segmenter, linear", "upernet, convnext")
+SLOW = ("conv_rnn, rfcn", "segmenter, linear", "unet_resnet, scse", "upernet, convnext")
 """Other forms of models that are tested here, whose own tests compare them with a reference."""
 
 

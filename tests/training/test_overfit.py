@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import build
+from experiments.digit_scenes.mask2former import get_config
+from segjax import build, build_evaluation
 from segjax.core import sharding
 from segjax.core.config import default_config
 from segjax.data import digit_clips, load_dataset, transforms
+from segjax.data.dataset import Dataset
 from segjax.evaluation import metrics
 from segjax.models import MODELS
 from segjax.training.step import centre_crop, jit_train_step
@@ -188,3 +190,24 @@ def test_one_batch_is_learnt_by_heart(name, prepared_dir, one_device_mesh):
     found = metrics.scores(np.asarray(counts))
     assert np.isfinite(found["iou"]).sum() >= 3
     assert found["mIoU"] > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", ["instances", "panoptic"])
+def test_digits_of_two_scenes_are_told_apart(segments, prepared_dir, one_device_mesh):
+    """Mask2Former with each digit an object; last run, and passed, on 2026-11-27."""
+    config = get_config(segments)
+    config.training.steps, config.optimizer.warmup_steps = 400, 20
+    whole = load_dataset("digit_scenes", "val", data_dir=str(prepared_dir))
+    dataset = Dataset(whole.info, "val", [whole.source[index] for index in range(2)], whole.ids[:2])
+    model = build.model(config, dataset.info)
+    init, shapes, shardings = build.state(config, model, one_device_mesh)
+    step = jit_train_step(
+        build.train_step(config, model, dataset.info, shapes.params, one_device_mesh), shardings, one_device_mesh
+    )
+    state, batches = init(), build.training_batches(config, dataset)
+    for number in range(config.training.steps):
+        state, _ = step(state, sharding.put_batch(one_device_mesh, batches[number]))
+    found = build_evaluation.segment_scores(config, dataset, model, one_device_mesh)(state.eval_variables())
+    assert found["AP"] > 0.9
+    assert segments == "instances" or found["PQ"] > 0.9
