@@ -19,11 +19,15 @@ from segjax.core.config import nearest
 from segjax.crf.post_process import build_refine, read_parameters
 from segjax.data import clips, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
+from segjax.evaluation import boundary, video
+from segjax.evaluation.em import em_score
 from segjax.evaluation.evaluator import Evaluator
 from segjax.evaluation.inference import Apply, build_predict, resize
 from segjax.evaluation.monte_carlo import Uncertainty, apply_with_dropout, build_monte_carlo, dropout_rates
 from segjax.evaluation.protocol import COMPARED, PROTOCOLS, Protocol, ready
+from segjax.evaluation.score import Score
 from segjax.evaluation.segments import score_segments
+from segjax.evaluation.surface import surface_score
 from segjax.models.conv_rnn import ConvRNN
 from segjax.models.remember import empty_memory
 
@@ -62,11 +66,11 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
     )
     if evaluation.protocol:
         return ready(evaluation.protocol, made)
-    # Scales, windows, CRF, borders and the comparison of frames refer to the image itself, so only the plain form may
-    # be padded.
+    # Scales, windows, mirroring, CRF, the comparison of frames and the scores of borders and distances refer to the
+    # image itself, so only the plain form may be padded.
     plain = Protocol(info.name, split, info.num_classes, resize=made.resize, labels=made.labels, size_multiple=1)
     judged_by = {"area", "reduction", "score"}
-    padded = not {line.split(":")[0] for line in made.differences(plain)} - judged_by and not evaluation.boundary_f1
+    padded = not {line.split(":")[0] for line in made.differences(plain)} - judged_by and not further_scores(config)
     return dataclasses.replace(made, size_multiple=evaluation.size_multiple) if padded else made
 
 
@@ -289,6 +293,34 @@ def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mes
         batches = partial(pipeline.evaluation_batches, dataset, normalise, **options)
         predict, begin = predictor(module, chosen, seen), None
     further = segment_scores(config, dataset, module, mesh) if config.evaluation.segments else None
-    asked = {"further": further, "images": config.evaluation.images, "boundary_f1": config.evaluation.boundary_f1}
-    asked |= {"davis": config.evaluation.davis, "begin": begin, "clips": clips.find_clips(dataset.ids) if begin else ()}
-    return Evaluator(dataset, batches, predict, chosen, mesh, **asked, **kwargs)
+    asked = {"further": further, "images": config.evaluation.images, "begin": begin}
+    return Evaluator(dataset, batches, predict, chosen, mesh, scores=scores(config, dataset), **asked, **kwargs)
+
+
+def further_scores(config: ConfigDict) -> tuple[str, ...]:
+    """The fields of config.evaluation that ask for scores at the images' own sizes."""
+    fields = ("boundary_f1", "boundary_iou", "trimap", "surface_distance", "em", "davis")
+    return tuple(name for name in fields if config.evaluation[name])
+
+
+def scores(config: ConfigDict, dataset: Dataset) -> tuple[Score, ...]:
+    """What is scored beside the confusion matrix, as config.evaluation says.
+
+    Raises:
+      ValueError: `em` was asked for and there are not two classes.
+    """
+    evaluation, num_classes = config.evaluation, dataset.info.num_classes
+    if evaluation.em and num_classes != 2:
+        raise ValueError(
+            "config.evaluation.em needs a data set of two classes, the inside of cells and the membranes between them;"
+            f" {dataset.info.name!r} has {num_classes}"
+        )
+    builders = {
+        "boundary_f1": lambda: boundary.f1_score(num_classes),
+        "boundary_iou": lambda: boundary.iou_score(num_classes),
+        "trimap": lambda: boundary.trimap_score(num_classes, tuple(evaluation.trimap)),
+        "surface_distance": lambda: surface_score(num_classes),
+        "em": em_score,
+        "davis": lambda: video.davis_score(num_classes, clips.find_clips(dataset.ids)),
+    }
+    return tuple(builders[name]() for name in further_scores(config))

@@ -167,7 +167,12 @@ def default_config() -> ConfigDict:
                 "images": 4,  # pictures drawn at an evaluation
                 "davis": False,  # J, F and J&F of DAVIS for each class but 0, over the frames of clips
                 "segments": False,  # PQ and AP of a model that classifies masks, where the set tells objects apart
-                "boundary_f1": False,  # also score the borders between classes, at the images' own sizes
+                # Further scores, for which images are not padded:
+                "boundary_f1": False,  # of the borders between classes
+                "boundary_iou": False,  # Boundary IoU, of bands along the classes' contours
+                "trimap": (),  # mIoU and pixel error within so many pixels of a border, e.g. (1, 5, 10)
+                "surface_distance": False,  # Hausdorff distance, its 95th percentile and ASSD, on the host
+                "em": False,  # ISBI 2012's: V_rand, V_info, warping error; classes 0 cell, 1 membrane; on the host
                 "crf": {  # fully connected CRF on the probabilities, see segjax/crf/mean_field.py
                     "iterations": 0,  # of the mean field; 0 is off, DeepLab takes 10
                     "file": "",  # of `segjax.tune_crf`; its parameters take the place of those below

@@ -172,6 +172,9 @@ def _value_problems(config: ConfigDict):
     tiled = evaluation.window_padding == "mirror"
     yield from need(not tiled or any(evaluation.window), "evaluation.window", "set where window_padding is 'mirror'")
     yield from need(not (tiled and any(evaluation.stride)), "evaluation.stride", "(0, 0): mirrored windows are tiles")
+    widths = tuple(evaluation.trimap)
+    whole = all(isinstance(width, int) and width > 0 for width in widths) and len(set(widths)) == len(widths)
+    yield from need(whole, "evaluation.trimap", "different widths in whole pixels, 1 or more, or ()")
     yield from need(
         len(evaluation.scales) > 0 and all(scale > 0 for scale in evaluation.scales),
         "evaluation.scales",

@@ -1,5 +1,6 @@
 """A data set and a model's probabilities -> scores, pictures, and the file that says how both were made."""
 
+import concurrent.futures
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,13 @@ from jax.sharding import Mesh
 from PIL import Image
 from rich.progress import track
 
-from segjax.core import pictures, sharding
+from segjax.core import charts, pictures, sharding
 from segjax.core.batch import IGNORE_LABEL
 from segjax.core.logger import write_json
-from segjax.evaluation import boundary, metrics, video
+from segjax.evaluation import metrics, video
 from segjax.evaluation.inference import Apply
 from segjax.evaluation.protocol import Protocol
+from segjax.evaluation.score import Score, finite_mean
 
 
 class Totals(NamedTuple):
@@ -24,6 +26,18 @@ class Totals(NamedTuple):
 
     confusion: metrics.ExactCounts
     calibration: metrics.CalibrationState
+    counted: tuple[metrics.ExactCounts | None, ...] = ()  # of each `Score` that is summed
+
+
+class Found(NamedTuple):
+    """What a batch gives for each of its images, by name or, of the `Score`s, by their order; None where there is none.
+
+    `images` is what is left to be done on the host, and stays on the devices that have it until it is fetched.
+    """
+
+    built_in: dict[str, jax.Array]
+    kept: tuple[Any, ...]
+    images: tuple[Any, ...]
 
 
 class Carried(NamedTuple):
@@ -49,10 +63,8 @@ class Evaluator:
         mesh: Mesh,
         *,
         begin: Callable[[Any, jax.Array], Any] | None = None,
-        clips: Sequence[Sequence[int]] = (),
         images: int = 4,
-        boundary_f1: bool = False,
-        davis: bool = False,
+        scores: Sequence[Score] = (),
         further: Callable[[Any], Mapping[str, Any]] | None = None,
         progress: bool = False,
     ):
@@ -64,70 +76,81 @@ class Evaluator:
           predict: (variables, image [N, H, W, 3]) -> probabilities [N, H, W, C]; for clips (variables, states,
             image [N, T, H, W, 3], reset [N]) -> (probabilities [N T, H, W, C], states).
           begin: for clips, (variables, image) -> the states before the first frame.
-          clips: the indices of each clip's frames, for DAVIS's scores.
           images: how many pictures to draw.
-          boundary_f1: score the borders too; the protocol must then leave the images unpadded.
-          davis: score clips by DAVIS's J and F too.
+          scores: what to score beside the built-in scores; the protocol must then leave the images unpadded.
           further: variables -> scores of another kind, which are added to ours.
           progress: show a bar.
         """
+        if scores and protocol.size_multiple != 1:
+            raise ValueError(
+                "scores at the images' own sizes need a protocol that pads none, size_multiple=1; received"
+                f" {protocol.size_multiple}"
+            )
         if len(dataset) == 0:
             raise ValueError(f"split {dataset.split!r} of {dataset.info.name!r} must have examples; it has none")
         self.dataset, self.protocol = dataset, protocol
         self._batches, self._mesh, self._progress = batches, mesh, progress
-        self._begin, self._clips, self._further = begin, clips, further
+        self._begin, self._scores, self._further = begin, tuple(scores), further
         self._drawn = {int(index) for index in np.linspace(0, len(dataset) - 1, min(images, len(dataset)))}
         self.panels: dict[str, np.ndarray] = {}
         batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         self._step = jax.jit(
-            build_eval_step(
-                predict if begin else _by_images(predict),
-                dataset.info.num_classes,
-                boundary_f1=boundary_f1,
-                davis=davis,
-            ),
+            build_eval_step(predict if begin else _by_images(predict), dataset.info.num_classes, self._scores),
             in_shardings=(None, batch, whole, batch),
-            out_shardings=(whole, whole, batch, batch),
+            out_shardings=(whole, Found(whole, whole, batch), batch, batch),
         )
 
     def __call__(self, variables: Any) -> dict[str, Any]:
         """The scores of `segjax.evaluation.metrics.scores`, `per_image_mIoU`, `calibration_error`, `confusion`.
 
-        And `boundary_f1` where it was asked for: the mean over the images; for clips `temporal_consistency`, the mean
-        over the frames that have one before them, and DAVIS's scores where they were asked for.
+        And `calibration_bins` of `metrics.calibration_bins`; for clips `temporal_consistency`, the mean over the frames
+        that have one before them; and what the `Score`s conclude.
         """
-        num_classes = self.dataset.info.num_classes
-        totals = Totals(metrics.init_counts((num_classes, num_classes)), metrics.init_calibration())
-        totals = jax.device_put(totals, sharding.replicated(self._mesh))
+        totals = jax.device_put(self._empty_totals(), sharding.replicated(self._mesh))
         batches = self._batches()
         if self._progress and sharding.is_main_process():
             batches = track(batches, "evaluating")
-        per_image: dict[str, list] = {}
-        predictions, every_index, carried = [], [], Carried({}, None)
-        for local in batches:
-            batch = sharding.put_batch(self._mesh, local)
-            if self._begin:
-                carried = self._continued(carried, variables, batch)
-            totals, found, prediction, carried = self._step(variables, batch, totals, carried)
-            for name, values in found.items():
-                per_image.setdefault(name, []).append(values)
-            # Every process sees the whole index, so that all of them fetch a batch or none does.
-            indices = np.asarray(sharding.fetch(batch["index"])).reshape(-1)
-            every_index.append(indices)
-            if self._drawn.intersection(indices.tolist()):
-                predictions.append((indices, sharding.fetch(prediction)))
+        every_found, predictions, every_index, carried = [], [], [], Carried({}, None)
+        with _HostPart(self._scores) as host:
+            for local in batches:
+                batch = sharding.put_batch(self._mesh, local)
+                if self._begin:
+                    carried = self._continued(carried, variables, batch)
+                totals, found, prediction, carried = self._step(variables, batch, totals, carried)
+                # Every process sees the whole index, so that all of them fetch a batch or none does.
+                indices = np.asarray(sharding.fetch(batch["index"])).reshape(-1)
+                every_index.append(indices)
+                every_found.append(found._replace(images=()))
+                host.take(found.images, indices)
+                if self._drawn.intersection(indices.tolist()):
+                    predictions.append((indices, sharding.fetch(prediction)))
+            finished = host.results()
         self._draw(predictions)
         confusion = metrics.counts(totals.confusion)
-        found = {name: np.concatenate(parts) for name, parts in jax.device_get(per_image).items()}
-        davis = {name: found.pop(name) for name in ("J", "F") if name in found}
+        built_in, kept = _in_order(every_found, np.concatenate(every_index))
         return {
             **metrics.scores(confusion),
-            **{name: finite_mean(values) for name, values in found.items()},
-            **(self._davis(np.concatenate(every_index), **davis) if davis else {}),
+            **{name: finite_mean(values) for name, values in built_in.items()},
+            **self._concluded(totals.counted, kept, finished),
             **(self._further(variables) if self._further else {}),
             "calibration_error": metrics.expected_calibration_error(totals.calibration),
+            "calibration_bins": metrics.calibration_bins(totals.calibration),
             "confusion": confusion,
         }
+
+    def _empty_totals(self):
+        num_classes = self.dataset.info.num_classes
+        counted = tuple(metrics.init_counts(score.counts) if score.counts else None for score in self._scores)
+        return Totals(metrics.init_counts((num_classes, num_classes)), metrics.init_calibration(), counted)
+
+    def _concluded(self, counted, kept, finished):
+        found = {}
+        for number, score in enumerate(self._scores):
+            if score.counts:
+                found |= score.conclude(metrics.counts(counted[number]))
+            else:
+                found |= score.conclude(finished[number] if score.each else kept[number])
+        return found
 
     def _continued(self, carried, variables, batch):
         """What the batch before left, or an empty start where clips of another size begin."""
@@ -137,18 +160,16 @@ class Evaluator:
         start = Carried(self._begin(variables, batch["image"]), jnp.zeros(shape, jnp.uint8))
         return jax.device_put(start, sharding.batch_sharding(self._mesh))
 
-    def _davis(self, indices, J, F):
-        """Each frame's scores in the order of the split, and from them DAVIS's over the clips."""
-        inside = indices >= 0
-        order = np.argsort(indices[inside])
-        return video.davis_means(J[inside][order], F[inside][order], self._clips)
-
     def scalars(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """The scores that are one number."""
         return {name: value for name, value in scores.items() if np.ndim(value) == 0}
 
     def write(self, folder: str | Path, scores: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Path:
-        """Write `evaluation-<protocol>.json` and `predictions/<id>.png` of the last call. Returns the JSON's path."""
+        """Write the last call's scores and pictures. Returns the path of the first of these files:
+
+        `evaluation-<protocol>.json`, with the scores of the classes by their names; `confusion-<protocol>.png`, the
+        share of each label's pixels that got each prediction; `reliability-<protocol>.png`; `predictions/<id>.png`.
+        """
         folder = Path(folder)
         names = self.dataset.info.class_names
         path = folder / f"evaluation-{self.protocol.name}.json"
@@ -159,13 +180,20 @@ class Evaluator:
                 "protocol": self.protocol.to_dict(),
                 "scores": self.scalars(scores),
                 "per_class": {
-                    kind: dict(zip(names, scores[kind].tolist(), strict=True)) for kind in ("iou", "accuracy", "dice")
+                    kind: dict(zip(names, values.tolist(), strict=True))
+                    for kind, values in scores.items()
+                    if np.ndim(values) == 1
                 },
                 "confusion": {"rows_are_labels": True, "classes": names, "pixels": scores["confusion"]},
+                "calibration": dict(
+                    zip(("pixels", "accuracy", "confidence"), scores["calibration_bins"].tolist(), strict=True)
+                ),
                 "images": len(self.dataset),
                 **(facts or {}),
             },
         )
+        charts.draw_confusion(folder / f"confusion-{self.protocol.name}.png", scores["confusion"], names)
+        charts.draw_reliability(folder / f"reliability-{self.protocol.name}.png", *scores["calibration_bins"])
         for name, panel in self.panels.items():
             Image.fromarray(panel).save(folder / "predictions" / f"{name.replace('/', '_')}.png")
         return path
@@ -184,10 +212,48 @@ class Evaluator:
                     )
 
 
-def finite_mean(values: np.ndarray) -> float:
-    """Mean of those images that have a score; NaN, and no warning, where none has."""
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if values.size else float("nan")
+class _HostPart:
+    """The part of the scores that is computed on the host: in threads, while the device goes on with the next batch."""
+
+    def __init__(self, scores: Sequence[Score]):
+        self._each = {number: score.each for number, score in enumerate(scores) if score.each}
+        self._found: dict[int, list] = {number: [] for number in self._each}
+        self._last: list[concurrent.futures.Future] = []
+
+    def __enter__(self):
+        self._pool = concurrent.futures.ThreadPoolExecutor()
+        return self
+
+    def __exit__(self, *error):
+        self._pool.shutdown(cancel_futures=True)
+
+    def take(self, images: tuple[Any, ...], indices: np.ndarray) -> None:
+        """Begin with a batch, of all processes. Waits for the one before, so that images of two at most are kept."""
+        if not self._each:
+            return
+        images = sharding.fetch(images)
+        concurrent.futures.wait(self._last)
+        self._last = []
+        for number, each in self._each.items():
+            arrays = jax.tree.leaves(images[number])
+            for row in np.flatnonzero(indices >= 0):
+                self._last.append(self._pool.submit(each, *(array[row] for array in arrays)))
+                self._found[number].append((indices[row], self._last[-1]))
+
+    def results(self) -> dict[int, np.ndarray]:
+        """Of each score by its number: [images, ...] in the order of the split. What went wrong is raised here."""
+        return {
+            number: np.stack([future.result() for _, future in sorted(found, key=lambda pair: pair[0])])
+            for number, found in self._found.items()
+        }
+
+
+def _in_order(every_found: list[Found], indices: np.ndarray) -> tuple[dict[str, np.ndarray], tuple]:
+    """The values of all images in the order of the split, without the rows that fill a batch."""
+    inside = np.flatnonzero(indices >= 0)
+    order = inside[np.argsort(indices[inside])]
+    found = jax.device_get([(found.built_in, found.kept) for found in every_found])
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *found)
 
 
 def _by_images(predict: Apply) -> Callable:
@@ -195,11 +261,11 @@ def _by_images(predict: Apply) -> Callable:
     return lambda variables, states, image, reset: (predict(variables, image), states)
 
 
-def build_eval_step(predict: Callable, num_classes: int, *, boundary_f1: bool = False, davis: bool = False) -> Callable:
-    """(variables, batch, totals, carried) -> (totals, {name: score of each image}, prediction uint8, carried).
+def build_eval_step(predict: Callable, num_classes: int, scores: Sequence[Score] = ()) -> Callable:
+    """(variables, batch, totals, carried) -> (totals, Found, prediction uint8, carried).
 
     predict is (variables, states, image, reset) -> (probabilities [M, H, W, C], states), M = N for images and N T for
-    the frames of clips. Scores are [M], those of DAVIS [M, C - 1]; the prediction is [M, H, W].
+    the frames of clips. What is found has M rows; the prediction is [M, H, W].
     """
 
     def eval_step(variables, batch, totals: Totals, carried: Carried):
@@ -207,22 +273,26 @@ def build_eval_step(predict: Callable, num_classes: int, *, boundary_f1: bool = 
         prediction = probabilities.argmax(-1).astype(jnp.uint8)
         label = batch["label"].reshape(prediction.shape)
         per_image = metrics.per_image_confusion(prediction, label, num_classes)
+        measured = [score.measure(probabilities, prediction, label) for score in scores]
         totals = Totals(
             metrics.add_counts(totals.confusion, per_image.sum(0)),
             metrics.add_calibration(totals.calibration, probabilities.max(-1), prediction, label),
+            tuple(
+                metrics.add_counts(before, values.sum(0)) if score.counts else None
+                for score, before, values in zip(scores, totals.counted, measured, strict=True)
+            ),
         )
-        found = {"per_image_mIoU": per_image_miou(per_image)}
-        if boundary_f1:
-            found["boundary_f1"] = boundary.boundary_f1(prediction, label, num_classes)
+        found = Found(
+            {"per_image_mIoU": per_image_miou(per_image)},
+            tuple(None if score.counts or score.each else of for score, of in zip(scores, measured, strict=True)),
+            tuple(of if score.each else None for score, of in zip(scores, measured, strict=True)),
+        )
         if "reset" not in batch:
             return totals, found, prediction, carried
         clips = prediction.reshape(batch["label"].shape)
         before = jnp.concatenate([carried.prediction[:, None], clips[:, :-1]], 1).reshape(prediction.shape)
         follows = (batch["index"] >= 0).at[:, 0].min(~batch["reset"]).reshape(-1)
-        found["temporal_consistency"] = video.temporal_consistency(prediction, before, follows, num_classes)
-        if davis:
-            found["J"] = video.davis_j(prediction, label, num_classes)
-            found["F"] = video.davis_f(prediction, label, num_classes)
+        found.built_in["temporal_consistency"] = video.temporal_consistency(prediction, before, follows, num_classes)
         return totals, found, prediction, Carried(states, clips[:, -1])
 
     return eval_step
@@ -247,7 +317,7 @@ def per_image_miou(confusion: jax.Array) -> jax.Array:
 
 
 def score_table(scores: Mapping[str, Any], class_names: tuple[str, ...], protocol: Protocol) -> str:
-    """IoU per class and the means, in percent, as text; a class that is nowhere has a dash."""
+    """IoU per class and the means, as text: in percent, distances in pixels; a class that is nowhere has a dash."""
 
     def percent(value: float) -> str:
         return "     -" if np.isnan(value) else f"{100 * value:6.2f}"
@@ -268,6 +338,8 @@ def score_table(scores: Mapping[str, Any], class_names: tuple[str, ...], protoco
         ("mean Dice", "mean_dice"),
         ("per-image mIoU", "per_image_mIoU"),
         ("boundary F1", "boundary_f1"),
+        ("boundary mIoU", "boundary_mIoU"),
+        *((key.replace("_", " ") + " px", key) for key in scores if key.startswith("trimap_")),
         ("temporal consist.", "temporal_consistency"),
         ("DAVIS J&F", "J&F"),
         ("DAVIS J", "J_mean"),
@@ -279,9 +351,24 @@ def score_table(scores: Mapping[str, Any], class_names: tuple[str, ...], protoco
         ("recognition q.", "RQ"),
         ("AP of instances", "AP"),
         ("AP50", "AP50"),
+        ("V rand", "V_rand"),
+        ("V info", "V_info"),
+        ("Rand error", "rand_error"),
+        ("warping error", "warping_error"),
+        ("pixel error", "pixel_error"),
         ("calibration error", "calibration_error"),
     ):
-        if key not in scores:
-            continue
-        lines.append(f"{name:<{width}} {percent(scores[key])}")
+        if key in scores:
+            lines.append(f"{name:<{width}} {percent(scores[key])}")
+    for name, key in (
+        ("Hausdorff 95, px", "mean_hausdorff95"),
+        ("Hausdorff, px", "mean_hausdorff"),
+        ("ASSD, px", "mean_assd"),
+    ):
+        if key in scores:
+            lines.append(f"{name:<{width}} {percent(scores[key] / 100)}")
+    if scores.get("surface_misses"):
+        lines.append(
+            f"distances leave out {scores['surface_misses']:.0f} classes that label or prediction lack in an image"
+        )
     return "\n".join(lines)

@@ -240,6 +240,16 @@ def add_calibration(
     return CalibrationState(add_counts(state.count, sums[0]), add_counts(state.correct, sums[1]), total)
 
 
+def calibration_bins(state: CalibrationState) -> np.ndarray:
+    """float64 [3, CALIBRATION_BINS]: the pixels in each bin of confidence, the share of right ones, mean confidence.
+
+    The latter two are NaN in a bin without a pixel. Bin m holds the confidences in (m / M, (m + 1) / M].
+    """
+    count = counts(state.count).astype(np.float64)
+    correct, confidence = counts(state.correct), counts(state.confidence) / _CONFIDENCE_UNIT
+    return np.stack([count, _divide(correct, count), _divide(confidence, count)])
+
+
 def expected_calibration_error(state: CalibrationState) -> float:
     """Guo et al. 2017, eq. 3: sum_m |B_m| / n |acc(B_m) - conf(B_m)|, 0..1; NaN without a labelled pixel."""
     total = counts(state.count).sum()

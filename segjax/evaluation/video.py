@@ -13,6 +13,7 @@ import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL
 from segjax.evaluation.boundary import near
+from segjax.evaluation.score import Score
 
 TOLERANCE = 0.008
 """How far apart two boundaries may lie to count as the same: this share of the diagonal, rounded up to whole pixels."""
@@ -93,6 +94,15 @@ def boundary_map(mask: jax.Array) -> jax.Array:
 
 def _labelled_frames(scores, label):
     return jnp.where((label != IGNORE_LABEL).any((1, 2))[:, None], scores, jnp.nan)
+
+
+def davis_score(num_classes: int, clips: Sequence[Sequence[int]]) -> Score:
+    """DAVIS's scores of `davis_means`; clips are the indices of each clip's frames in the split."""
+
+    def measure(probabilities, prediction, label):
+        return davis_j(prediction, label, num_classes), davis_f(prediction, label, num_classes)
+
+    return Score(measure, lambda values: davis_means(*values, clips))
 
 
 def davis_means(j: np.ndarray, f: np.ndarray, clips: Sequence[Sequence[int]]) -> dict[str, float]:

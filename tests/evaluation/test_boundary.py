@@ -1,13 +1,24 @@
-"""Boundary F1 against SciPy's distance transform."""
+"""Boundary F1 against SciPy's distance transform; Boundary IoU and trimaps against their definitions."""
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from segjax.evaluation.boundary import TOLERANCE, boundary_f1
+from segjax.evaluation.boundary import (
+    TOLERANCE,
+    boundary_f1,
+    boundary_iou_counts,
+    iou_score,
+    squared_distance,
+    trimap_confusion,
+    trimap_score,
+)
+from tests.references import contours
 
 
 def reference(prediction, label, num_classes, tolerance):
@@ -70,3 +81,78 @@ def test_by_hand():
 def test_images_without_a_border_have_no_score():
     label = np.stack([np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)])
     assert np.isnan(boundary_f1(np.ones_like(label), label, 2)).all()
+
+
+def pairs(size, seed=0):
+    """Labels and predictions of 4 classes: alike, with a strip without label, and without any."""
+    rng = np.random.default_rng(seed)
+    label = np.stack([blobs(rng, size, 4) for _ in range(3)])
+    prediction = np.where(rng.random(label.shape) < 0.1, blobs(rng, size, 4), np.roll(label, 1, 2)).astype(np.uint8)
+    label[1, :, 5:9] = 255
+    label[2] = 255
+    return prediction, label
+
+
+@pytest.mark.parametrize(("size", "band"), [((31, 40), 0.07), ((17, 9), 0.02), ((1, 6), 0.5)])
+def test_boundary_iou_equals_repeated_erosions(size, band):
+    prediction, label = pairs(size)
+    found = np.asarray(jax.jit(partial(boundary_iou_counts, num_classes=5, band=band))(prediction, label))
+    expected = [contours.boundary_iou_counts(p, t, 5, band) for p, t in zip(prediction, label, strict=True)]
+    np.testing.assert_array_equal(found, expected)
+    assert found[:2].any() and not found[2].any()
+
+
+def test_boundary_iou_by_hand():
+    label = np.zeros((1, 6, 8), np.uint8)  # its diagonal is 10: the bands are one pixel wide
+    measured = jax.jit(partial(boundary_iou_counts, num_classes=2))
+    counts = np.asarray(measured(label, label))[0]
+    np.testing.assert_array_equal(counts, [[24, 0], [24, 0]])  # the image's edge
+    prediction = label.copy()
+    prediction[0, 2, 3] = 1
+    counts = np.asarray(measured(prediction, label))[0]
+    np.testing.assert_array_equal(counts[:, 1], [0, 1])
+    np.testing.assert_array_equal(counts[:, 0], [24, 24 + 8])  # and all around the pixel
+    found = iou_score(3).conclude(np.array([[24, 0, 0], [31, 1, 0]]))
+    np.testing.assert_allclose(found["boundary_iou"], [24 / 31, 0, np.nan])
+    assert found["boundary_mIoU"] == pytest.approx(12 / 31)
+
+
+@pytest.mark.parametrize("size", [(24, 30), (1, 12)])
+def test_trimap_equals_the_definition(size):
+    prediction, label = pairs(size)
+    widths = (1, 2, 4, 50)
+    found = np.asarray(jax.jit(partial(trimap_confusion, num_classes=4, widths=widths))(prediction, label))
+    for image in range(3):
+        for place, width in enumerate(widths):
+            expected = contours.trimap_confusion(prediction[image], label[image], 4, width)
+            np.testing.assert_array_equal(found[image, place], expected)
+    assert not found[2].any()
+
+
+def test_trimap_by_hand():
+    label = np.zeros((1, 4, 10), np.uint8)
+    label[:, :, 5:] = 1
+    prediction = np.zeros_like(label)
+    measured = jax.jit(partial(trimap_confusion, num_classes=2, widths=(1, 3)))
+    counts = np.asarray(measured(prediction, label))[0]
+    np.testing.assert_array_equal(counts, [[[4, 0], [4, 0]], [[12, 0], [12, 0]]])
+    found = trimap_score(2, (1, 3)).conclude(counts)
+    assert found == {"trimap_mIoU_1": 0.25, "trimap_mIoU_3": 0.25, "trimap_error_1": 0.5, "trimap_error_3": 0.5}
+    border = np.where(label == 1, 255, 0).astype(np.uint8)  # only unlabelled pixels beside the class
+    np.testing.assert_array_equal(measured(prediction, border)[0], [[[4, 0], [0, 0]], [[12, 0], [0, 0]]])
+    assert not np.asarray(measured(label[:, :1, :1], label[:, :1, :1])).any()
+    nowhere = trimap_score(2, (1,)).conclude(np.zeros((1, 2, 2), int))
+    assert all(math.isnan(value) for value in nowhere.values())
+
+
+@pytest.mark.parametrize("reach", [0, 7, 40])
+def test_squared_distance_is_exact_up_to_its_reach(reach):
+    rng = np.random.default_rng(0)
+    mask = rng.random((3, 17, 22)) < 0.01
+    mask[2] = False
+    found = np.asarray(jax.jit(squared_distance, static_argnums=1)(mask, reach))
+    for of, image in zip(found, mask, strict=True):
+        expected = ndimage.distance_transform_edt(~image) ** 2 if image.any() else np.full(image.shape, np.inf)
+        near = expected <= reach**2 + 1e-6
+        np.testing.assert_allclose(of[near], expected[near], atol=1e-6)
+        assert (of[~near] > reach**2).all()

@@ -74,7 +74,14 @@ def evaluator(mesh, batch_size, window):
 
     protocol = Protocol("toy", "val", CLASSES, size_multiple=1, clip=window)
     return Evaluator(
-        dataset, batches, predict, protocol, mesh, begin=begin, clips=clips.find_clips(IDS), images=3, davis=True
+        dataset,
+        batches,
+        predict,
+        protocol,
+        mesh,
+        begin=begin,
+        images=3,
+        scores=(video.davis_score(CLASSES, clips.find_clips(IDS)),),
     )
 
 

@@ -1,0 +1,128 @@
+"""The evaluator with further scores: each image once and in its place, on any devices, in threads; what is written."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax.core import sharding
+from segjax.core.batch import IGNORE_LABEL
+from segjax.data import pipeline
+from segjax.data.dataset import Dataset, DatasetInfo
+from segjax.evaluation import boundary, em, surface
+from segjax.evaluation.evaluator import Evaluator, score_table
+from segjax.evaluation.protocol import Protocol
+from segjax.evaluation.score import Score
+from tests.references import contours
+
+NAMES = ("cell", "membrane")
+INFO = DatasetInfo("toy", NAMES, np.eye(2, 3, dtype=np.uint8) * 255, None, (0, 0, 0), (1, 1, 1), ("val",))
+PROTOCOL = Protocol("toy", "val", 2, size_multiple=1)
+SIZES = ((12, 11), (9, 14), (12, 11), (12, 11))
+
+
+class Source:
+    """Membranes on a grid, some pixels of which are wrong or unlabelled; the red channel is the membrane's probability.
+
+    The last image has no label."""
+
+    def __len__(self):
+        return len(SIZES)
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        label = np.zeros(SIZES[index], np.uint8)
+        label[5 + index % 2], label[:, 4] = 1, 1
+        image = np.zeros((*label.shape, 3), np.uint8)
+        image[..., 0] = np.clip(200 * label + rng.integers(0, 120, label.shape), 0, 255)
+        label[rng.random(label.shape) < 0.1] = IGNORE_LABEL
+        if index == 3:
+            label[:] = IGNORE_LABEL
+        return {"image": image, "label": label, "id": str(index)}
+
+
+def predict(variables, image):
+    membrane = image[..., 0] / 255
+    return jnp.stack([1 - membrane, membrane], -1)
+
+
+def evaluator(mesh, batch_size, scores, protocol=PROTOCOL):
+    dataset = Dataset(INFO, "val", Source(), [str(k) for k in range(len(SIZES))])
+
+    def batches():
+        normalise = lambda e: {**e, "image": e["image"].astype(np.float32)}  # noqa: E731
+        return pipeline.evaluation_batches(dataset, normalise, batch_size=batch_size, size_multiple=1)
+
+    return Evaluator(dataset, batches, predict, protocol, mesh, images=1, scores=scores)
+
+
+def every_score():
+    in_order = Score(
+        lambda probabilities, prediction, label: (label == IGNORE_LABEL).sum((1, 2)), lambda counts: {"void": counts}
+    )
+    return (
+        boundary.iou_score(2),
+        in_order,
+        em.em_score(),
+        boundary.trimap_score(2, (1, 3)),
+        surface.surface_score(2),
+        boundary.f1_score(2),
+    )
+
+
+def test_every_score_is_that_of_the_images(one_device_mesh):
+    found = evaluator(one_device_mesh, 2, every_score())({})
+    examples = [Source()[index] for index in range(len(SIZES))]
+    labels = [example["label"] for example in examples]
+    cell = [1 - example["image"][..., 0].astype(np.float32) / 255 for example in examples]
+    predictions = [(of < 0.5).astype(np.uint8) for of in cell]
+    pairs = list(zip(predictions, labels, strict=True))
+
+    counts = sum(contours.boundary_iou_counts(*pair, 2, boundary.BAND) for pair in pairs)
+    np.testing.assert_allclose(found["boundary_iou"], counts[0] / counts[1])
+    matrix = sum(contours.trimap_confusion(*pair, 2, 3) for pair in pairs)
+    assert found["trimap_error_3"] == pytest.approx(1 - np.trace(matrix) / matrix.sum())
+    np.testing.assert_array_equal(found["void"], [(label == IGNORE_LABEL).sum() for label in labels])
+    distances = np.stack([surface.surface_distances(*pair, 2) for pair in pairs])
+    np.testing.assert_allclose(found["hausdorff95"], distances[:3, 1].mean(0))
+    expected = em.em_score().conclude(np.stack([em.em_scores(*pair) for pair in zip(cell, labels, strict=True)]))
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-6), name  # the probabilities are rounded on the device
+
+    other = evaluator(sharding.make_mesh(4, 1), 4, every_score())({})
+    jax.tree.map(lambda one, four: np.testing.assert_allclose(one, four, rtol=1e-6), found, other)
+
+
+def test_what_is_written(one_device_mesh, tmp_path):
+    judge = evaluator(
+        one_device_mesh, 4, (boundary.iou_score(2), boundary.trimap_score(2, (2,)), surface.surface_score(2))
+    )
+    scores = judge({})
+    path = judge.write(tmp_path, scores)
+    written = json.loads(path.read_text())
+    assert written["per_class"]["boundary_iou"]["membrane"] == scores["boundary_iou"][1]
+    assert set(written["per_class"]) >= {"iou", "accuracy", "dice", "hausdorff95", "assd", "surface_missed"}
+    assert written["scores"]["trimap_mIoU_2"] == scores["trimap_mIoU_2"]
+    labelled = sum((Source()[index]["label"] != IGNORE_LABEL).sum() for index in range(len(SIZES)))
+    assert sum(written["calibration"]["pixels"]) == labelled
+    for name in ("confusion", "reliability"):
+        assert Image.open(tmp_path / f"{name}-toy_val_whole.png").size[0] > 300
+    table = {tuple(line.split()[:-1]): line.split()[-1] for line in score_table(scores, NAMES, PROTOCOL).splitlines()}
+    assert table["boundary", "mIoU"] == f"{100 * scores['boundary_mIoU']:.2f}"
+    assert table["trimap", "mIoU", "2", "px"] == f"{100 * scores['trimap_mIoU_2']:.2f}"
+    assert table["Hausdorff", "95,", "px"] == f"{scores['mean_hausdorff95']:.2f}"
+
+
+def test_what_goes_wrong_on_the_host_is_raised(one_device_mesh):
+    def fails(label):
+        raise FloatingPointError("no score")
+
+    broken = Score(lambda probabilities, prediction, label: label, lambda values: {}, fails)
+    with pytest.raises(FloatingPointError, match="no score"):
+        evaluator(one_device_mesh, 4, (broken,))({})
+    padded = Protocol("toy", "val", 2, size_multiple=8)
+    with pytest.raises(ValueError, match="pads none"):
+        evaluator(one_device_mesh, 4, every_score(), padded)
