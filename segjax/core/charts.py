@@ -31,7 +31,8 @@ def draw_confusion(path: str | Path, confusion: np.ndarray, class_names: Sequenc
     axes.set_yticks(range(count), class_names, **text)
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
-    figure.colorbar(drawn, ax=axes, label="share of the label's pixels", shrink=0.8)
+    percent = {"format": lambda value, _: f"{100 * value:.0f} %"}
+    figure.colorbar(drawn, ax=axes, label="share of the label's pixels", shrink=0.8, aspect=30, **percent)
     if numbers:
         for row, column in zip(*np.nonzero(np.ma.filled(shares, 0) >= 0.005), strict=True):
             value = shares[row, column]
@@ -62,7 +63,7 @@ def draw_reliability(path: str | Path, pixels: np.ndarray, accuracy: np.ndarray,
     upper.plot((0, 1), (0, 1), color="0.4", linestyle="--", label="perfect")
     upper.plot(confidence[there], accuracy[there], "o", color="tab:orange", label="at the bin's mean confidence")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    upper.legend(loc="upper left", fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=3)
     share = pixels / max(pixels.sum(), 1)
     lower.bar(left, share, 1 / bins, align="edge", color="0.5", edgecolor="white")
     lower.set(xlabel="confidence", ylabel="share of pixels", ylim=(0, 1))

@@ -1,9 +1,8 @@
 """Distances between the contours of each class, in pixels, on the host: Hausdorff, its 95th percentile, ASSD.
 
-The conventions are those of medpy (`hd`, `hd95`, `assd` of medpy.metric.binary, connectivity 1), by which many papers
-on medical images score. MONAI's differ in two: its 95th percentile is the larger one of the two directions', where
-medpy's is that of both directions' distances together; its symmetric average is over all distances, where medpy's is
-the mean of the two directions' means.
+The conventions are those of medpy 0.5 (`hd`, `hd95`, `assd` of medpy.metric.binary, connectivity 1), by which many
+papers on medical images score. MONAI differs in one: its 95th percentile is the larger one of the two directions',
+where medpy's is that of both directions' distances together.
 """
 
 import numpy as np
@@ -67,7 +66,7 @@ def _distances(drawn, wanted):
     there = ndimage.distance_transform_edt(~wanted)[drawn]
     back = ndimage.distance_transform_edt(~drawn)[wanted]
     both = np.concatenate([there, back])
-    return both.max(), np.percentile(both, 95), (there.mean() + back.mean()) / 2
+    return both.max(), np.percentile(both, 95), both.mean()
 
 
 def _surface(mask):
