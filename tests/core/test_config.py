@@ -38,6 +38,8 @@ def test_model_fields_are_locked_too():
         ("training.accumulate", 3, "divisor"),
         ("evaluation.stride", (9, 9), "no pixel is left out"),
         ("evaluation.scales", (), "one or more"),
+        ("evaluation.trimap", (5, 0), "1 or more"),
+        ("evaluation.trimap", (5, 5), "different widths"),
         ("evaluation.window_padding", "miror", "did you mean 'mirror'"),
         ("evaluation.window_padding", "mirror", "evaluation.window must be set"),
         ("data.border_weight.w0", -1.0, "0 or more"),

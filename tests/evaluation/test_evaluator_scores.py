@@ -1,6 +1,10 @@
 """The evaluator with further scores: each image once and in its place, on any devices, in threads; what is written."""
 
+import dataclasses
 import json
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segjax import build_evaluation
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL
+from segjax.core.config import default_config
 from segjax.data import pipeline
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.evaluation import boundary, em, surface
 from segjax.evaluation.evaluator import Evaluator, score_table
 from segjax.evaluation.protocol import Protocol
 from segjax.evaluation.score import Score
+from tests.process import ROOT, environment
 from tests.references import contours
 
 NAMES = ("cell", "membrane")
@@ -37,7 +44,7 @@ class Source:
         label = np.zeros(SIZES[index], np.uint8)
         label[5 + index % 2], label[:, 4] = 1, 1
         image = np.zeros((*label.shape, 3), np.uint8)
-        image[..., 0] = np.clip(200 * label + rng.integers(0, 120, label.shape), 0, 255)
+        image[..., 0] = 110 * label + rng.integers(0, 145, label.shape)
         label[rng.random(label.shape) < 0.1] = IGNORE_LABEL
         if index == 3:
             label[:] = IGNORE_LABEL
@@ -45,7 +52,7 @@ class Source:
 
 
 def predict(variables, image):
-    membrane = image[..., 0] / 255
+    membrane = image[..., 0] / 256  # exactly, so that thresholds mean the same everywhere
     return jnp.stack([1 - membrane, membrane], -1)
 
 
@@ -54,7 +61,8 @@ def evaluator(mesh, batch_size, scores, protocol=PROTOCOL):
 
     def batches():
         normalise = lambda e: {**e, "image": e["image"].astype(np.float32)}  # noqa: E731
-        return pipeline.evaluation_batches(dataset, normalise, batch_size=batch_size, size_multiple=1)
+        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        return pipeline.evaluation_batches(dataset, normalise, batch_size=batch_size, size_multiple=1, **processes)
 
     return Evaluator(dataset, batches, predict, protocol, mesh, images=1, scores=scores)
 
@@ -77,12 +85,13 @@ def test_every_score_is_that_of_the_images(one_device_mesh):
     found = evaluator(one_device_mesh, 2, every_score())({})
     examples = [Source()[index] for index in range(len(SIZES))]
     labels = [example["label"] for example in examples]
-    cell = [1 - example["image"][..., 0].astype(np.float32) / 255 for example in examples]
+    cell = [1 - example["image"][..., 0].astype(np.float32) / 256 for example in examples]
     predictions = [(of < 0.5).astype(np.uint8) for of in cell]
     pairs = list(zip(predictions, labels, strict=True))
 
     counts = sum(contours.boundary_iou_counts(*pair, 2, boundary.BAND) for pair in pairs)
     np.testing.assert_allclose(found["boundary_iou"], counts[0] / counts[1])
+    assert (counts[0] < counts[1]).all()
     matrix = sum(contours.trimap_confusion(*pair, 2, 3) for pair in pairs)
     assert found["trimap_error_3"] == pytest.approx(1 - np.trace(matrix) / matrix.sum())
     np.testing.assert_array_equal(found["void"], [(label == IGNORE_LABEL).sum() for label in labels])
@@ -90,7 +99,7 @@ def test_every_score_is_that_of_the_images(one_device_mesh):
     np.testing.assert_allclose(found["hausdorff95"], distances[:3, 1].mean(0))
     expected = em.em_score().conclude(np.stack([em.em_scores(*pair) for pair in zip(cell, labels, strict=True)]))
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-6), name  # the probabilities are rounded on the device
+        assert found[name] == pytest.approx(value), name
 
     other = evaluator(sharding.make_mesh(4, 1), 4, every_score())({})
     jax.tree.map(lambda one, four: np.testing.assert_allclose(one, four, rtol=1e-6), found, other)
@@ -126,3 +135,53 @@ def test_what_goes_wrong_on_the_host_is_raised(one_device_mesh):
     padded = Protocol("toy", "val", 2, size_multiple=8)
     with pytest.raises(ValueError, match="pads none"):
         evaluator(one_device_mesh, 4, every_score(), padded)
+
+
+def test_what_a_config_asks_for():
+    dataset = Dataset(INFO, "val", Source(), [str(k) for k in range(len(SIZES))])
+    config = default_config()
+    assert build_evaluation.scores(config, dataset) == ()
+    assert build_evaluation.protocol(config, INFO, "val").size_multiple == 32
+    for name in ("boundary_f1", "boundary_iou", "surface_distance", "em"):
+        config.evaluation[name] = True
+        assert build_evaluation.protocol(config, INFO, "val").size_multiple == 1
+    config.evaluation.trimap = (1, 5)
+    scores = build_evaluation.scores(config, dataset)
+    assert [score.counts for score in scores] == [None, (2, 2), (2, 2, 2), None, None]
+    assert [score.each is not None for score in scores] == [False] * 3 + [True] * 2
+    three = dataclasses.replace(INFO, class_names=("a", "b", "c"), palette=np.eye(3, dtype=np.uint8))
+    with pytest.raises(ValueError, match="two classes"):
+        build_evaluation.scores(config, dataclasses.replace(dataset, info=three))
+
+
+TWO_PROCESSES = """
+import sys
+import jax, numpy
+from segjax.core import sharding
+sharding.initialize_processes()
+from tests.evaluation.test_evaluator_scores import evaluator, every_score
+found = evaluator(sharding.make_mesh(), 2, every_score())({})
+numpy.savez(f"{sys.argv[1]}/{jax.process_index()}.npz", **found)
+"""
+
+
+@pytest.mark.slow
+def test_each_of_two_processes_has_every_score(one_device_mesh, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)],
+            cwd=ROOT,
+            env=environment(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(rank)),
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(240) for process in processes] == [0, 0]
+    expected = evaluator(one_device_mesh, 2, every_score())({})
+    for rank in range(2):
+        found = dict(np.load(tmp_path / f"{rank}.npz"))
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-6, err_msg=name)
