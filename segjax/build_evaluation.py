@@ -226,7 +226,8 @@ def segment_scores(
     """variables -> the scores of `segjax.evaluation.segments.score_segments`.
 
     Raises:
-      ValueError: the model classifies no masks, the data set has no instances, or there are several processes.
+      ValueError: the model classifies no masks, the data set has no instances, there are several processes, or the
+        protocol does not take whole images as they are.
     """
     if not hasattr(module, "masks"):
         raise ValueError(
@@ -237,6 +238,14 @@ def segment_scores(
         raise ValueError(f"config.evaluation.segments needs a data set with instances; {dataset.info.name!r} has none")
     if jax.process_count() > 1:
         raise ValueError("config.evaluation.segments takes one process; evaluate the finished training with one")
+    chosen = protocol(config, dataset.info, dataset.split)
+    plain = Protocol(dataset.info.name, dataset.split, dataset.info.num_classes, resize=chosen.resize)
+    judged_by = {"labels", "size_multiple", "reduction", "score", "corruption"}
+    if different := [line for line in chosen.differences(plain) if line.split(":")[0] not in judged_by]:
+        raise ValueError(
+            "config.evaluation.segments takes whole images as they are; of the protocol this differs (left):\n  "
+            + "\n  ".join(different)
+        )
 
     def probabilities(variables, image):
         found = module.apply(variables, image, train=False, method="masks")
@@ -294,7 +303,8 @@ def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mes
         predict, begin = predictor(module, chosen, seen), None
     further = segment_scores(config, dataset, module, mesh) if config.evaluation.segments else None
     asked = {"further": further, "images": config.evaluation.images, "begin": begin}
-    return Evaluator(dataset, batches, predict, chosen, mesh, scores=scores(config, dataset), **asked, **kwargs)
+    wanted = scores(config, dataset, chosen)
+    return Evaluator(dataset, batches, predict, chosen, mesh, scores=wanted, **asked, **kwargs)
 
 
 def further_scores(config: ConfigDict) -> tuple[str, ...]:
@@ -303,14 +313,19 @@ def further_scores(config: ConfigDict) -> tuple[str, ...]:
     return tuple(name for name in fields if config.evaluation[name])
 
 
-def scores(config: ConfigDict, dataset: Dataset) -> tuple[Score, ...]:
-    """What is scored beside the confusion matrix, as config.evaluation says.
+COMPUTED_BY = {"V_rand": "em", "J&F": "davis"}
+"""The field of config.evaluation that gives the score that a protocol compares, where it is no built-in one."""
+
+
+def scores(config: ConfigDict, dataset: Dataset, chosen: Protocol) -> tuple[Score, ...]:
+    """What is scored beside the confusion matrix, as config.evaluation says and the protocol needs.
 
     Raises:
       ValueError: `em` was asked for and there are not two classes.
     """
     evaluation, num_classes = config.evaluation, dataset.info.num_classes
-    if evaluation.em and num_classes != 2:
+    names = dict.fromkeys((*further_scores(config), *filter(None, [COMPUTED_BY.get(chosen.score)])))
+    if "em" in names and num_classes != 2:
         raise ValueError(
             "config.evaluation.em needs a data set of two classes, the inside of cells and the membranes between them;"
             f" {dataset.info.name!r} has {num_classes}"
@@ -323,4 +338,4 @@ def scores(config: ConfigDict, dataset: Dataset) -> tuple[Score, ...]:
         "em": em_score,
         "davis": lambda: video.davis_score(num_classes, clips.find_clips(dataset.ids)),
     }
-    return tuple(builders[name]() for name in further_scores(config))
+    return tuple(builders[name]() for name in names)

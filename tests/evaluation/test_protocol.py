@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -104,6 +106,30 @@ def test_only_a_plain_evaluation_may_be_padded():
     for changed in ({"short_side": 5}, {"flip": True}, {"boundary_f1": True}, {"resize_multiple": 32}):
         assert build_evaluation.protocol(config(**changed), info(), "val").size_multiple == 1
     assert build_evaluation.protocol(config(reduction="per_image"), info(), "val").score == "per_image_mIoU"
+
+
+@pytest.mark.parametrize(("name", "found"), [("isbi2012_em", "V_rand"), ("davis2016", "J&F"), ("voc2012_val", None)])
+def test_the_score_that_a_protocol_compares_is_computed(name, found):
+    ready = PROTOCOLS[name]
+    data = Dataset(info(ready.dataset, ready.num_classes), "val", [None] * 2, ["a/0", "a/1"])
+    chosen = build_evaluation.protocol(config(protocol=name), data.info, "val")
+    scores = build_evaluation.scores(config(protocol=name), data, chosen)
+    assert len(scores) == (found is not None)
+    label = np.zeros((2, 9, 11), np.uint8)
+    label[:, 3:6, 4:8] = 1
+    for score in scores:
+        measured = jax.tree.map(np.asarray, score.measure(jnp.eye(2)[label], jnp.asarray(label), jnp.asarray(label)))
+        if score.each:
+            parts = measured if isinstance(measured, tuple) else (measured,)
+            measured = np.stack([score.each(*image) for image in zip(*parts, strict=True)])
+        assert score.conclude(measured)[found] == pytest.approx(1.0)
+
+
+def test_segments_are_not_scored_by_windows():
+    data = Dataset(dataclasses.replace(info(), things=(1,)), "val", [], [])
+    with pytest.raises(ValueError, match=r"whole images as they are; .*\n  flip: True \| False$"):
+        model = types.SimpleNamespace(masks=None)
+        build_evaluation.segment_scores(config(flip=True), data, model, make_mesh(1, 1))
 
 
 def test_nothing_outside_of_the_area_is_scored():
