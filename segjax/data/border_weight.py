@@ -22,13 +22,12 @@ REACH = 5.0
 
 
 def add_border_weight(
-    example: Mapping[str, Any], rng: np.random.Generator, *, w0: float, sigma: float, object_classes: Sequence[int]
+    example: Mapping[str, Any], *, w0: float, sigma: float, object_classes: Sequence[int]
 ) -> dict[str, Any]:
     """The example with `weight`, float32 like its `label`, of which each frame is weighted by itself.
 
     A transform as those of `segjax.data.transforms`, after the last that moves pixels; it draws no random number.
     """
-    del rng
     label = example["label"]
     frames = [border_weight(frame, w0, sigma, object_classes) for frame in label.reshape(-1, *label.shape[-2:])]
     return {**example, "weight": np.stack(frames).reshape(label.shape)}

@@ -1,5 +1,8 @@
 """Joint transforms of image and label in NumPy, each a function of the example and an explicit generator.
 
+Each draws its numbers (`segjax.data.parameters`) and applies them. `segjax.data.device_transforms` applies the same
+numbers in JAX.
+
 An example is a mapping with `image` [H, W, 3], uint8 or float32 in 0..255, and `label` [H, W], uint8 with
 IGNORE_LABEL, or a clip, [T, H, W, 3] and [T, H, W], all frames of which get the same random parameters. Where there is
 an `instance` it goes the way of the label. A transform returns a new dict; the example is not changed, and other keys
@@ -12,8 +15,7 @@ interpolated bilinearly, the label takes the nearest pixel. What lies outside of
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,9 @@ from PIL import Image
 
 from segjax.core.batch import IGNORE_LABEL
 from segjax.core.config import nearest
+from segjax.data import parameters
 from segjax.data.border_weight import add_border_weight
+from segjax.data.warp import bilinear, cubic_weights
 
 Example = Mapping[str, Any]
 
@@ -36,24 +40,39 @@ OFF: dict[str, Any] = {
 """The keys of `augment` in `build_transforms`, with the value that turns each off."""
 
 MAX_PHOTOMETRIC = 2.0
-_WARP_ROWS = 16
+
+
+UNTIL = ("normalised", "transformed", "drawn")
+"""How far the host goes, see `build_transforms`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Transforms:
-    """`transforms(example, rng)`: the steps in their order, then normalisation. Can be pickled."""
+    """`transforms(example, rng)`: draw, apply, weigh, normalise, in this order, as far as `until`. Can be pickled."""
 
-    steps: tuple[Callable[[Example, np.random.Generator], dict[str, Any]], ...]
+    augment: Mapping[str, Any]
+    crop_size: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channel_order: str = "rgb"
+    border_weight: Mapping[str, Any] | None = None
+    instances: bool = False
+    until: str = "normalised"
 
     def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, Any]:
         _check_example(example)
-        for step in self.steps:
-            example = step(example, rng)
-        example = normalise(example, mean=self.mean, std=self.std, channel_order=self.channel_order)
-        return {**example, **{name: np.ascontiguousarray(array) for name, array in label_maps(example).items()}}
+        if not self.instances:  # semantic segmentation needs none, so that they need not be transformed
+            example = {name: value for name, value in example.items() if name != "instance"}
+        drawn = parameters.draw(rng, example["label"].shape[-2:], self.augment, self.crop_size)
+        if self.until == "drawn":
+            return {**example, "parameters": parameters.for_device(drawn)}
+        example = apply(example, drawn, self.crop_size, fill=self.mean)
+        if self.border_weight:
+            example = add_border_weight(example, **self.border_weight)
+        if self.until == "normalised":
+            example = normalise(example, mean=self.mean, std=self.std, channel_order=self.channel_order)
+        arrays = {name: np.ascontiguousarray(example[name]) for name in ("image", *label_maps(example))}
+        return {**example, **arrays}
 
 
 def build_transforms(
@@ -64,6 +83,7 @@ def build_transforms(
     border_weight: Mapping[str, Any] | None = None,
     channel_order: str = "rgb",
     instances: bool = False,
+    until: str = "normalised",
 ) -> Transforms:
     """The transforms of training examples (or of evaluation: `augment` empty and `crop_size` None).
 
@@ -80,6 +100,8 @@ def build_transforms(
       channel_order: of the result, see `normalise`.
       border_weight: w0, sigma and object_classes of `segjax.data.border_weight`; None or a w0 of 0 is off.
       instances: keep the `instance` of examples that have one.
+      until: where the host stops and `segjax.data.device_stage` goes on. "transformed" leaves out the normalisation,
+        "drawn" transforms nothing and adds `parameters`, the result of `segjax.data.parameters.draw`.
     Returns:
       A callable, `(example, rng) -> example` with image float32 [H, W, 3], normalised, label uint8 [H, W] and,
       where border_weight is on, weight float32 [H, W]. What it returns is a function of the example and the
@@ -104,13 +126,6 @@ def build_transforms(
     _check_range("mean", mean, len(mean) == 3, "one value a channel, 3")
     _check_range("std", std, len(std) == 3 and min(std) > 0, "one positive value a channel, 3")
 
-    steps = [] if instances else [without_instances]
-    if values["rotation"]:
-        steps.append(partial(random_rotation, degrees=float(values["rotation"]), fill=mean))
-    if values["elastic"]:
-        steps.append(partial(elastic_deformation, std=float(values["elastic"]), fill=mean))
-    if (low, high) != (1, 1):
-        steps.append(partial(random_scale, low=float(low), high=float(high)))
     height, width = (0, 0) if crop_size is None else map(int, _pair("crop_size", crop_size))
     _check_range(
         "crop_size",
@@ -118,20 +133,39 @@ def build_transforms(
         (height > 0) == (width > 0) and min(height, width) >= 0,
         "None or (height, width)",
     )
-    if height:
-        steps.append(partial(random_crop, size=(height, width), fill=mean))
-    if values["flip_horizontal"] or values["flip_vertical"]:
-        horizontal, vertical = float(values["flip_horizontal"]), float(values["flip_vertical"])
-        steps.append(partial(random_flip, horizontal=horizontal, vertical=vertical))
-    if strength:
-        steps.append(partial(photometric_distortion, strength=strength))
+    border = None
     if border_weight and border_weight["w0"]:
         w0, sigma = float(border_weight["w0"]), float(border_weight["sigma"])
         _check_range("border_weight.w0", w0, 0 < w0 < math.inf, "0 or more")
         _check_range("border_weight.sigma", sigma, 0 < sigma < math.inf, "above 0 pixels")
-        classes = tuple(map(int, border_weight["object_classes"]))
-        steps.append(partial(add_border_weight, w0=w0, sigma=sigma, object_classes=classes))
-    return Transforms(tuple(steps), mean, std, channel_order)
+        border = {"w0": w0, "sigma": sigma, "object_classes": tuple(map(int, border_weight["object_classes"]))}
+    if until not in UNTIL:
+        raise ValueError(f"until {until!r} is unknown; {nearest(until, UNTIL)}")
+    if until == "drawn" and border:
+        raise ValueError(f"border_weight.w0 must be 0 where the host only draws; received {border['w0']}")
+    numbers = {key: float(value) for key, value in values.items() if key != "scale"}
+    augment = {**numbers, "scale": (float(low), float(high))}
+    crop = (height, width) if height else None
+    return Transforms(augment, crop, mean, std, channel_order, border, instances, until)
+
+
+def apply(
+    example: Example, drawn: Mapping[str, Any], crop_size: tuple[int, int] | None, fill: Sequence[float]
+) -> dict[str, Any]:
+    """The geometric and photometric transforms with the numbers of `segjax.data.parameters.draw`, in their order."""
+    if "rotation" in drawn:
+        example = rotate(example, drawn["rotation"], fill)
+    if "elastic" in drawn:
+        example = deform(example, drawn["elastic"], fill)
+    if "size" in drawn:
+        example = resize(example, drawn["size"])
+    if "start" in drawn:
+        example = crop(example, drawn["start"], crop_size, fill)
+    if "flip" in drawn:
+        example = flip(example, *drawn["flip"])
+    if "photometric" in drawn:
+        example = distort_colours(example, **drawn["photometric"])
+    return dict(example)
 
 
 def label_maps(example: Example) -> dict[str, np.ndarray]:
@@ -139,21 +173,18 @@ def label_maps(example: Example) -> dict[str, np.ndarray]:
     return {name: example[name] for name in ("label", "instance") if name in example}
 
 
-def without_instances(example: Example, rng: np.random.Generator) -> dict[str, Any]:
-    """Semantic segmentation needs none, so that they need not be transformed."""
-    del rng
-    return {name: value for name, value in example.items() if name != "instance"}
-
-
 def random_scale(example: Example, rng: np.random.Generator, *, low: float = 0.5, high: float = 2.0) -> dict[str, Any]:
     """Resize by a factor that is uniform in [low, high], the same for both axes."""
-    height, width = example["label"].shape[-2:]
-    factor = rng.uniform(low, high)
-    size = max(1, round(height * factor)), max(1, round(width * factor))
+    return resize(example, parameters.draw_scale(rng, example["label"].shape[-2:], low, high))
+
+
+def resize(example: Example, size: Sequence[int]) -> dict[str, Any]:
+    """Image and label maps at `size` (height, width)."""
+    height, width = map(int, size)
     return {
         **example,
-        "image": resize_image(example["image"], size),
-        **{name: resize_label(array, size) for name, array in label_maps(example).items()},
+        "image": resize_image(example["image"], (height, width)),
+        **{name: resize_label(array, (height, width)) for name, array in label_maps(example).items()},
     }
 
 
@@ -165,15 +196,18 @@ def random_crop(
     Along an axis where the image is smaller than the window it lies whole at a random place in it, and the
     rest is padding: `fill` (per channel, 0..255) in the image, IGNORE_LABEL in the label.
     """
+    return crop(example, parameters.draw_crop(rng, example["label"].shape[-2:], size), size, fill)
+
+
+def crop(example: Example, starts: Sequence[int], size: tuple[int, int], fill: Sequence[float]) -> dict[str, Any]:
+    """The window of `size` whose first pixel is `starts` (top, left) of the image, which may be negative."""
     image, label = example["image"], example["label"]
     frames = label.shape[:-2]
     new_image = np.empty((*frames, *size, 3), image.dtype)
     new_image[...] = _fill_value(fill, image.dtype)
     new_maps = {name: np.full((*frames, *size), IGNORE_LABEL, label.dtype) for name in label_maps(example)}
     source, target = [], []
-    for length, window in zip(label.shape[-2:], size, strict=True):
-        spare = length - window
-        start = int(rng.integers(min(spare, 0), max(spare, 0) + 1))
+    for length, window, start in zip(label.shape[-2:], size, map(int, starts), strict=True):
         extent = min(length, window)
         source.append(slice(max(start, 0), max(start, 0) + extent))
         target.append(slice(max(-start, 0), max(-start, 0) + extent))
@@ -187,8 +221,11 @@ def random_flip(
     example: Example, rng: np.random.Generator, *, horizontal: float = 0.5, vertical: float = 0.0
 ) -> dict[str, Any]:
     """Mirror left-right with probability `horizontal` and top-bottom with probability `vertical`."""
+    return flip(example, *parameters.draw_flip(rng, horizontal, vertical))
+
+
+def flip(example: Example, left_right: bool, top_bottom: bool) -> dict[str, Any]:
     image, maps = example["image"], label_maps(example)
-    left_right, top_bottom = rng.random(2) < (horizontal, vertical)
     if left_right:
         image, maps = image[..., ::-1, :], {name: array[..., ::-1] for name, array in maps.items()}
     if top_bottom:
@@ -200,14 +237,17 @@ def random_rotation(
     example: Example, rng: np.random.Generator, *, degrees: float, fill: Sequence[float]
 ) -> dict[str, Any]:
     """Turn about the image's centre by an angle uniform in [-degrees, degrees] (positive: anticlockwise)."""
+    return rotate(example, parameters.draw_rotation(rng, degrees), fill)
+
+
+def rotate(example: Example, sine_cosine: np.ndarray, fill: Sequence[float]) -> dict[str, Any]:
     height, width = example["label"].shape[-2:]
-    angle = math.radians(rng.uniform(-degrees, degrees))
-    sine, cosine = np.float32(math.sin(angle)), np.float32(math.cos(angle))
+    sine, cosine = sine_cosine
     y = np.arange(height, dtype=np.float32)[:, None] - np.float32((height - 1) / 2)
     x = np.arange(width, dtype=np.float32)[None] - np.float32((width - 1) / 2)
     source_y = cosine * y + sine * x + np.float32((height - 1) / 2)
     source_x = cosine * x - sine * y + np.float32((width - 1) / 2)
-    return _warp(example, source_y, source_x, fill)
+    return warp(example, source_y, source_x, fill)
 
 
 def elastic_deformation(
@@ -219,12 +259,15 @@ def elastic_deformation(
     points are the image's corner pixels; bicubic interpolation (Keys 1981, a = -0.5, the border repeated)
     gives the displacement of each pixel. (The paper says neither where the grid lies nor which bicubic kernel.)
     """
+    return deform(example, parameters.draw_elastic(rng, std), fill)
+
+
+def deform(example: Example, grid: np.ndarray, fill: Sequence[float]) -> dict[str, Any]:
     height, width = example["label"].shape[-2:]
-    grid = rng.normal(scale=std, size=(2, 3, 3)).astype(np.float32)
-    move_y, move_x = _cubic_weights(height) @ grid @ _cubic_weights(width).T
+    move_y, move_x = cubic_weights(height) @ grid @ cubic_weights(width).T
     source_y = np.arange(height, dtype=np.float32)[:, None] + move_y
     source_x = np.arange(width, dtype=np.float32)[None] + move_x
-    return _warp(example, source_y, source_x, fill)
+    return warp(example, source_y, source_x, fill)
 
 
 def photometric_distortion(example: Example, rng: np.random.Generator, *, strength: float = 1.0) -> dict[str, Any]:
@@ -236,15 +279,13 @@ def photometric_distortion(example: Example, rng: np.random.Generator, *, streng
     clipped to 0..255 after each, as there; a float32 image is rounded likewise. Hue is in steps of 360/256
     degrees.
     """
-    image = example["image"]
-    on = rng.random(4) < 0.5
-    contrast_first = rng.random() < 0.5
-    low, high = 1 - strength / 2, 1 + strength / 2
-    shift = rng.uniform(-32, 32) * strength * on[0]
-    contrast = rng.uniform(low, high) if on[1] else 1.0
-    saturation = rng.uniform(low, high) if on[2] else 1.0
-    hue = round(rng.uniform(-18, 18) * strength * on[3] * 256 / 360)
+    return distort_colours(example, **parameters.draw_photometric(rng, strength))
 
+
+def distort_colours(
+    example: Example, *, shift: float, contrast: float, saturation: float, hue: int, contrast_first: bool
+) -> dict[str, Any]:
+    image = example["image"]
     pixels = image if image.dtype == np.uint8 else _to_uint8(image)
     levels = np.arange(256, dtype=np.float32)
     pixels = _to_uint8(levels + shift).take(pixels)
@@ -304,7 +345,7 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return label[..., rows[:, None], columns]
 
 
-def _warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float]) -> dict[str, Any]:
+def warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float]) -> dict[str, Any]:
     """Read image and label maps at (y, x), float32 [H, W], in pixels with 0 at the first pixel's centre."""
     image, (height, width) = example["image"], example["label"].shape[-2:]
     outside = (y < -0.5) | (y >= height - 0.5) | (x < -0.5) | (x >= width - 0.5)
@@ -316,53 +357,11 @@ def _warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float])
         new_maps[name][..., outside] = IGNORE_LABEL
     y, x = y.clip(0, height - 1), x.clip(0, width - 1)
     if image.ndim == 3:
-        new_image = _bilinear(image, y, x)
+        new_image = bilinear(image, y, x)
     else:
-        new_image = np.stack([_bilinear(frame, y, x) for frame in image])
+        new_image = np.stack([bilinear(frame, y, x) for frame in image])
     new_image[..., outside, :] = _fill_value(fill, image.dtype)
     return {**example, "image": new_image, **new_maps}
-
-
-def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Sample [H, W, 3] at points within its pixels' centres.
-
-    Channel by channel and a few rows at a time, so that what is worked on stays in the cache: about 5 ms for
-    360x480, where scipy.ndimage.map_coordinates takes 16 to 21.
-    """
-    width = image.shape[1]
-    planes = [np.pad(image[..., c], ((0, 1), (0, 1)), mode="edge").astype(np.float32).ravel() for c in range(3)]
-    rounding = np.float32(0.5 if image.dtype == np.uint8 else 0.0)
-    out = np.empty((*y.shape, 3), image.dtype)
-    for start in range(0, y.shape[0], _WARP_ROWS):
-        rows = slice(start, start + _WARP_ROWS)
-        top, left = y[rows].astype(np.intp), x[rows].astype(np.intp)
-        part_y, part_x = (y[rows] - top).astype(np.float32), (x[rows] - left).astype(np.float32)
-        corner = top * (width + 1) + left
-        corners = corner, corner + 1, corner + width + 1, corner + width + 2
-        for c, plane in enumerate(planes):
-            upper, upper_right, lower, lower_right = (plane.take(index) for index in corners)
-            upper += (upper_right - upper) * part_x
-            lower += (lower_right - lower) * part_x
-            upper += (lower - upper) * part_y
-            out[rows, :, c] = upper + rounding
-    return out
-
-
-@lru_cache(maxsize=64)
-def _cubic_weights(length: int, points: int = 3) -> np.ndarray:
-    """float32 [length, points]: cubic convolution of `points` values, the outer ones at the end pixels."""
-    place = np.linspace(0, points - 1, length)
-    base = np.floor(place).astype(int)
-    weights = np.zeros((length, points))
-    for offset in (-1, 0, 1, 2):
-        distance = np.abs(place - (base + offset))
-        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-        value = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-        np.add.at(weights, (np.arange(length), (base + offset).clip(0, points - 1)), value)
-    weights = weights.astype(np.float32)
-    weights.setflags(write=False)
-    return weights
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

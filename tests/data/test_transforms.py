@@ -96,7 +96,7 @@ def test_warp_equals_the_loop(size, dtype):
     rng = np.random.default_rng(1)
     y = rng.uniform(-2, size[0] + 1, (21, 8)).astype(np.float32)
     x = rng.uniform(-2, size[1] + 1, (21, 8)).astype(np.float32)
-    result = transforms._warp(example, y, x, FILL)
+    result = transforms.warp(example, y, x, FILL)
     image, label = reference.warp(example["image"].astype(float), example["label"], y, x, FILL)
     assert (label == IGNORE_LABEL).any()
     np.testing.assert_array_equal(result["label"], label)
