@@ -21,7 +21,7 @@ from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
-from segjax.data import clips, load_dataset, pipeline, transforms
+from segjax.data import clips, device_stage, load_dataset, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
 from segjax.models import build_model
@@ -83,13 +83,39 @@ def training_transform(config: ConfigDict, info: DatasetInfo):
             f" received {tuple(config.data.border_weight.object_classes)}"
         )
     crop_size = tuple(config.data.crop_size) if any(config.data.crop_size) else None
+    until = "transformed" if config_lib.augments_on_device(config) else "normalised"
     return transforms.build_transforms(
-        config.data.augment.to_dict(),
+        {key: config.data.augment[key] for key in transforms.OFF},
         crop_size,
         **preprocessing(config, info),
         border_weight=config.data.border_weight.to_dict(),
         instances=config.loss.masks.segments != "classes",
+        until="drawn" if config.data.augment.on_device else until,
     )
+
+
+def augment(config: ConfigDict, info: DatasetInfo) -> Callable | None:
+    """(batch, key) -> batch of `segjax.data.device_stage`, or None where the host does everything."""
+    options = config.data.augment
+    if not config_lib.augments_on_device(config):
+        return None
+    return device_stage.build_device_stage(
+        **preprocessing(config, info),
+        crop_size=tuple(config.data.crop_size) if any(config.data.crop_size) else None,
+        ops=options.rand_augment.ops,
+        magnitude=options.rand_augment.magnitude,
+        corrupt=corrupt(config),
+        corruption_probability=options.corruption_probability,
+        mixing=options.mix,
+        mix_probability=options.mix_probability,
+    )
+
+
+def corrupt(config: ConfigDict) -> Callable | None:
+    """(key, image) -> image, as config.data.augment says, or None where no corruption is named."""
+    if not config.data.augment.corruptions:
+        return None
+    raise NotImplementedError("config.data.augment.corruptions must be (): there are no corruptions yet")
 
 
 def model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
@@ -283,7 +309,14 @@ def training_batches(config: ConfigDict, dataset: Dataset) -> grain.MapDataset:
     Raises:
       ValueError: images of several sizes cannot be stacked, and there is no crop that makes them alike.
     """
-    sizes = set() if any(config.data.crop_size) else set(pipeline.example_sizes(dataset))
+    raw = config.data.augment.on_device
+    sizes = set(pipeline.example_sizes(dataset)) if raw or not any(config.data.crop_size) else set()
+    if len(sizes) > 1 and raw:
+        raise ValueError(
+            "config.data.augment.on_device needs training images of one size, since they are batched before they are"
+            f" transformed; {dataset.info.name!r} has {len(sizes)} sizes, from {min(sizes)} to {max(sizes)}. Set one,"
+            f" e.g. --config.data.size='{max(sizes)}', or on_device=False"
+        )
     if len(sizes) > 1:
         smallest = tuple(min(lengths) for lengths in zip(*sizes, strict=True))
         raise ValueError(
@@ -326,4 +359,5 @@ def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params:
         mask_loss=mask_loss(config, info),
         ema_decay=config.training.ema_decay,
         stop_on_nonfinite=config.training.on_nonfinite == "stop",
+        augment=augment(config, info),
     )

@@ -22,6 +22,7 @@ DTYPES = ("float32", "bfloat16")
 INIT_SOURCES = ("segjax", "torchvision", "smp", "timm", "espnet", "transformers")
 CHANNEL_ORDERS = ("rgb", "bgr")
 SEGMENTS = ("classes", "instances", "panoptic")
+MIXES = ("", "cutmix", "classmix")
 LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_entropy")
 PIXEL_WEIGHTED_LOSSES = ("cross_entropy", "focal", "ohem_cross_entropy")
 """The terms that can weigh each pixel, as data.border_weight wants it: means over pixels."""
@@ -82,6 +83,16 @@ def default_config() -> ConfigDict:
                     "photometric": 0.0,  # strength; 1.0 is the range of SSD's distortion, 0 is off
                     "rotation": 0.0,  # largest angle, degrees
                     "elastic": 0.0,  # standard deviation of the displacements, pixels
+                    # The host only reads and draws numbers, and the device does what stands above, for images of one
+                    # size. Labels are the same but at ties; few levels are, by rounding, others.
+                    "on_device": False,
+                    # Always on the device, at the size of the crop, after what stands above:
+                    "rand_augment": {"ops": 0, "magnitude": 9.0},  # ops an image, 0 is off; magnitude in 0..10
+                    "corruptions": (),  # names of image corruptions, or ("all",)
+                    "corruption_probability": 0.0,  # of one of them, for each image
+                    "corruption_severities": (1, 5),  # the least and the most that are drawn
+                    "mix": "",  # cutmix or classmix: a region of another image of the batch
+                    "mix_probability": 0.5,
                 },
                 "clip": {  # clips for recurrent networks, of images with ids <clip>/<frame> or with running numbers
                     "length": 0,  # frames in a training example, and in a window of the evaluation; 0: single images
@@ -203,6 +214,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + f"valid: {', '.join(valid)}"
+
+
+def augments_on_device(config: ConfigDict) -> bool:
+    """Whether training batches come to the device raw, for `segjax.data.device_stage`."""
+    augment = config.data.augment
+    corrupts = augment.corruptions and augment.corruption_probability
+    return bool(augment.on_device or augment.rand_augment.ops or corrupts or (augment.mix and augment.mix_probability))
 
 
 def data_kwargs(config: ConfigDict) -> dict[str, Any]:

@@ -119,8 +119,8 @@ def for_mesh(function: Callable, mesh: Mesh) -> Callable:
     return traced
 
 
-def by_examples(function: Callable, shared: Any, *batched: jax.Array) -> Any:
-    """`function(shared, *batched)`, for one that treats the examples of its batched arguments one by one.
+def by_examples(function: Callable, shared: Any, *batched: Any) -> Any:
+    """`function(shared, *batched)`, for one that treats the examples of its batched arguments, pytrees, one by one.
 
     Where a mesh is known (`for_mesh`), each device runs it on its own part of the batch, with all of `shared`; XLA
     would gather the whole batch on every device for a loop over examples.
@@ -175,7 +175,7 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), dict(batch))
 
 
 def fetch(tree: Any) -> Any:

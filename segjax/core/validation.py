@@ -1,7 +1,7 @@
 """What must hold in a config beyond the types of its fields; every problem at once, before anything is compiled."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from segjax.core.config import (
     DTYPES,
     INIT_SOURCES,
     LOSS_TERMS,
+    MIXES,
     OPTIMIZERS,
     PIXEL_WEIGHTED_LOSSES,
     REDUCTIONS,
@@ -20,6 +21,7 @@ from segjax.core.config import (
     SEGMENTS,
     WINDOW_BLENDS,
     WINDOW_PADDINGS,
+    augments_on_device,
     default_config,
     nearest,
 )
@@ -84,6 +86,7 @@ def _value_problems(config: ConfigDict):
         yield from need(0 <= data.augment[name] <= 1, f"data.augment.{name}", "a probability")
     for name in ("photometric", "rotation", "elastic"):
         yield from need(data.augment[name] >= 0, f"data.augment.{name}", "0 or more")
+    yield from _device_problems(config, need, one_of)
     clip = data.clip
     yield from need(clip.length >= 0, "data.clip.length", "0 or more")
     yield from need(clip.stride >= 1, "data.clip.stride", "at least 1")
@@ -188,6 +191,35 @@ def _value_problems(config: ConfigDict):
     for name in ("data", "fsdp"):
         value = config.parallel[name]
         yield from need(value == -1 or value >= 1, f"parallel.{name}", "at least 1, or -1 for what is left")
+
+
+def _device_problems(config: ConfigDict, need: Callable, one_of: Callable):
+    """Of what is done to training batches on the device."""
+    data, augment = config.data, config.data.augment
+    yield from need(augment.rand_augment.ops >= 0, "data.augment.rand_augment.ops", "0 or more")
+    yield from need(0 <= augment.rand_augment.magnitude <= 10, "data.augment.rand_augment.magnitude", "in 0..10")
+    for name in ("corruption_probability", "mix_probability"):
+        yield from need(0 <= augment[name] <= 1, f"data.augment.{name}", "a probability")
+    severities = tuple(augment.corruption_severities)
+    ordered = len(severities) == 2 and 1 <= severities[0] <= severities[1] <= 5
+    yield from need(ordered, "data.augment.corruption_severities", "(least, most) in 1..5")
+    yield from need(
+        not augment.corruption_probability or len(augment.corruptions) > 0,
+        "data.augment.corruptions",
+        'names, or ("all",), where data.augment.corruption_probability is above 0',
+    )
+    yield from one_of("data.augment.mix", augment.mix, MIXES)
+    if not augments_on_device(config):
+        return
+    yield from need(data.clip.length == 0, "data.clip.length", "0 where data.augment works on the device: images only")
+    moved = augment.on_device or augment.rand_augment.ops or augment.mix
+    still = not moved or data.border_weight.w0 == 0
+    what = "0 where data.augment.on_device, rand_augment or mix is on: weights are made on the host, for its pixels"
+    yield from need(still, "data.border_weight.w0", what)
+    if augment.mix:
+        yield from need(data.batch_size >= 2, "data.batch_size", "at least 2 where data.augment.mix is on")
+        semantic = config.loss.masks.segments == "classes"
+        yield from need(semantic, "loss.masks.segments", "'classes' where data.augment.mix is on: objects are not told")
 
 
 def _is_size(value: Any) -> bool:

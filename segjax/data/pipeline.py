@@ -30,7 +30,8 @@ class _ReadAndTransform(grain.transforms.RandomMap):
     def random_map(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         index = int(index)
         example = self.transform(self.source[index], rng)
-        wanted = {name: example[name] for name in ("image", "label", "weight", "instance") if name in example}
+        names = ("image", "label", "weight", "instance", "parameters")
+        wanted = {name: example[name] for name in names if name in example}
         return {**wanted, "index": np.int32(index)}
 
 
@@ -55,7 +56,8 @@ def training_batches(
     Returns:
       A random-access sequence of `{"image": float32 [B/P, H, W, 3], "label": uint8 [B/P, H, W],
       "index": int32 [B/P]}`, with "weight", float32 [B/P, H, W], and "instance", uint8 [B/P, H, W], where the transform
-      gives them.
+      gives them. Where the device goes on (`segjax.data.device_stage`) the image is as the transform leaves it, and
+      there may be "parameters", a dict of arrays [B/P, ...].
     Raises:
       ValueError: the split is empty, or the batch does not divide over the processes.
     """

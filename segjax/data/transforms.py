@@ -65,6 +65,9 @@ class Transforms:
             example = {name: value for name, value in example.items() if name != "instance"}
         drawn = parameters.draw(rng, example["label"].shape[-2:], self.augment, self.crop_size)
         if self.until == "drawn":
+            if example["image"].dtype != np.uint8 or example["image"].ndim != 3:
+                received = f"{example['image'].dtype} {list(example['image'].shape)}"
+                raise ValueError(f"the device transforms images, uint8 [H, W, 3]; received {received}")
             return {**example, "parameters": parameters.for_device(drawn)}
         example = apply(example, drawn, self.crop_size, fill=self.mean)
         if self.border_weight:

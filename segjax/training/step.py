@@ -17,6 +17,9 @@ from segjax.training.state import TrainState
 LossFn = Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
 Metrics = dict[str, jax.Array]
 
+AUGMENT = 2**16
+"""Folded into a step's key for what changes the batch; smaller numbers are those of POINTS and of microbatches."""
+
 POINTS = 1
 """Folded into a step's key for what the loss draws; the key itself is that of dropout."""
 
@@ -36,6 +39,7 @@ def make_train_step(
     mask_loss: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]] | None = None,
     ema_decay: float = 0.0,
     stop_on_nonfinite: bool = True,
+    augment: Callable[[Mapping[str, Any], jax.Array], Mapping[str, Any]] | None = None,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
     """Build `train_step(state, batch) -> (state, metrics)`, to be jitted by `jit_train_step`.
 
@@ -52,6 +56,9 @@ def make_train_step(
     The frames of clips, image [N, T, H, W, 3], count as N T images, or as N where the model gives the last frame's
     logits alone. Where the batch has a `reset`, the model goes on from the states in `state.model_state`, through which
     no gradient flows: backpropagation through time is cut off at the frames of a step.
+
+    `augment(batch, key) -> batch` (`segjax.data.device_stage`) makes the batch that the network sees of the one that
+    came, at the start of the step and for the whole batch; None takes it as it is.
 
     A step whose loss or gradient is not finite changes nothing but the counters. With `stop_on_nonfinite` every
     later step changes nothing either, so that the state stays the last good one until the host looks.
@@ -124,6 +131,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        batch = augment(batch, jax.random.fold_in(key, AUGMENT)) if augment else batch
         batch = {name: batch[name] for name in ("image", "label", "weight", "instance", "reset") if name in batch}
         if accumulate == 1:
             (loss, (terms, model_state)), grads = gradient(state.params, state.model_state, batch, key)

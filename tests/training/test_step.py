@@ -12,7 +12,7 @@ from segjax.core.batch import IGNORE_LABEL
 from segjax.core.config import default_config
 from segjax.training import losses, optim
 from segjax.training.state import create_state, params_sha256
-from segjax.training.step import jit_train_step, make_train_step
+from segjax.training.step import AUGMENT, jit_train_step, make_train_step
 
 CLASSES = 3
 
@@ -63,7 +63,7 @@ def make_batch(count=8, size=(6, 5), seed=0, ignored=0.3, weighted=False):
     return batch
 
 
-def train(model, mesh, batches, *, changes=(), accumulate=1, ema_decay=0.0, loss=None, stop=True):
+def train(model, mesh, batches, *, changes=(), accumulate=1, ema_decay=0.0, loss=None, stop=True, augment=None):
     config = default_config().optimizer
     config.update(dict(name="sgd", momentum=0.9, weight_decay=0.0, clip_norm=0.0))
     config.update(dict(changes))
@@ -85,6 +85,7 @@ def train(model, mesh, batches, *, changes=(), accumulate=1, ema_decay=0.0, loss
             accumulate=accumulate,
             ema_decay=ema_decay,
             stop_on_nonfinite=stop,
+            augment=augment,
         ),
         shardings,
         mesh,
@@ -225,6 +226,21 @@ def test_accumulation_updates_batch_statistics_once_a_microbatch(one_device_mesh
     for half in (stem[:4], stem[4:]):
         mean = 0.9 * mean + 0.1 * np.asarray(half).mean((0, 1, 2))
     np.testing.assert_allclose(state.model_state["batch_stats"]["norm"]["mean"], mean, rtol=1e-4, atol=1e-6)
+
+
+def test_augmentation_comes_first_with_the_key_of_the_step(one_device_mesh):
+    """As if the batches had been changed before; a step's key is that of (seed, step) and is not one of dropout's."""
+    batches = [make_batch(seed=seed) for seed in range(3)]
+
+    def augment(batch, key):
+        return {**batch, "image": batch["image"] + jax.random.normal(key, batch["image"].shape)}
+
+    keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), step), AUGMENT) for step in range(3)]
+    changed = [jax.device_get(augment(batch, key)) for batch, key in zip(batches, keys, strict=True)]
+    expected, _ = train(Linear(), one_device_mesh, changed, accumulate=2)
+    state, _ = train(Linear(), one_device_mesh, batches, accumulate=2, augment=augment)
+    assert_trees_close(state.params, expected.params, atol=1e-6)
+    assert AUGMENT > 1000  # no number of a microbatch
 
 
 def test_ema_follows_its_formula(one_device_mesh):
