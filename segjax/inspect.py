@@ -3,11 +3,15 @@
 python -m segjax.inspect --config experiments/digit_scenes/unet.py
 python -m segjax.inspect --config experiments/camvid/unet.py --config.data.name=folder --config.data.dir=PATH
 python -m segjax.inspect --config FILE --config.data.name=voc2012 --splits=trainaug,val
+python -m segjax.inspect --config experiments/camvid/unet.py --augmented
+
+The last draws the first batches of a training as the network sees them.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -16,8 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segjax import build
 from segjax.core import config as config_lib
 from segjax.core import pictures
+from segjax.core.batch import denormalise
 from segjax.core.main import run
 from segjax.core.validation import validate
 from segjax.data import load_dataset
@@ -25,6 +31,7 @@ from segjax.data.checks import check_dataset
 from segjax.data.class_statistics import ClassStatistics, class_statistics, median_frequency_weights
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.transforms import resize_image, resize_label
+from segjax.training.step import AUGMENT
 
 MAX_WIDTH = 480
 """Pixels; wider pictures are made smaller for the sheet."""
@@ -34,9 +41,15 @@ def main() -> None:
     """Load each split, check the files, print the table, write the sheet."""
     config = CONFIG.value
     validate(config)
+    name, split = config.data.name, config.data.split
+    if AUGMENTED.value:
+        output = OUTPUT.value or f"inspect-{name}-augmented.png"
+        Image.fromarray(augmented_sheet(config, build.datasets(config, [split])[split], ROWS.value)).save(output)
+        print(f"pictures: {output}")
+        return
     datasets = load_splits(config, SPLITS.value)
     check_dataset(datasets)
-    inspect_dataset(datasets, OUTPUT.value or f"inspect-{config.data.name}.png", ROWS.value)
+    inspect_dataset(datasets, OUTPUT.value or f"inspect-{name}.png", ROWS.value)
 
 
 def load_splits(config: ConfigDict, named: Sequence[str] = ()) -> dict[str, Dataset]:
@@ -112,18 +125,33 @@ def sheet(
     drawn = []
     for split, dataset in datasets.items():
         indices = np.unique(np.linspace(0, len(dataset) - 1, rows * columns).round().astype(int))
-        examples = [dataset.source[int(index)] for index in indices]
-        if examples and examples[0]["label"].ndim == 3:
-            drawn += [_clip_rows(example, dataset.info.palette, split) for example in examples[:rows]]
-        else:
-            drawn += [
-                _pair_row(examples[start : start + columns], dataset.info.palette, split)
-                for start in range(0, len(examples), columns)
-            ]
+        drawn += _rows([dataset.source[int(index)] for index in indices], dataset.info.palette, split, rows, columns)
     info = next(iter(datasets.values())).info
     pixels = sum(counts.pixels for counts in statistics.values()).tolist()
     width = max(MAX_WIDTH, *(row.shape[1] for row in drawn))
     return pictures.grid([*drawn, pictures.legend(info.class_names, info.palette, pixels, width=width)])
+
+
+def augmented_sheet(config: ConfigDict, dataset: Dataset, rows: int, columns: int = 2) -> np.ndarray:
+    """The first examples of a training, augmented, on the host or the device, with their overlays: uint8 [H, W, 3]."""
+    info, batches, augment = dataset.info, build.training_batches(config, dataset), build.augment(config, dataset.info)
+    augment = jax.jit(augment) if augment else None
+    ids = dataset.ids if config.data.clip.carry else build.training_examples(config, dataset).ids
+    examples, step = [], 0
+    while len(examples) < rows * columns and step < len(batches):
+        batch, key = batches[step], jax.random.fold_in(jax.random.key(config.seed), step)
+        batch = augment(batch, jax.random.fold_in(key, AUGMENT)) if augment else batch
+        image = np.asarray(denormalise(batch["image"], **build.preprocessing(config, info))).astype(np.uint8)
+        for row, index in enumerate(batch["index"]):
+            examples.append({"image": image[row], "label": np.asarray(batch["label"][row]), "id": ids[int(index)]})
+        step += 1
+    return pictures.grid(_rows(examples[: rows * columns], info.palette, config.data.split, rows, columns))
+
+
+def _rows(examples: list[Mapping], palette: np.ndarray, split: str, rows: int, columns: int) -> list[np.ndarray]:
+    if examples and examples[0]["label"].ndim == 3:
+        return [_clip_rows(example, palette, split) for example in examples[:rows]]
+    return [_pair_row(examples[start : start + columns], palette, split) for start in range(0, len(examples), columns)]
 
 
 def _pair_row(examples: list[Mapping], palette: np.ndarray, split: str) -> np.ndarray:
@@ -156,4 +184,5 @@ if __name__ == "__main__":
     OUTPUT = flags.DEFINE_string("output", "", "The sheet's file; '' is inspect-<name>.png.")
     SPLITS = flags.DEFINE_list("splits", [], "Splits to look at; '' is all that share no examples.")
     ROWS = flags.DEFINE_integer("rows", 4, "Rows of the sheet, a split.", lower_bound=1)
+    AUGMENTED = flags.DEFINE_boolean("augmented", False, "Draw the first training examples as the network sees them.")
     run(main, required=("config",))
