@@ -109,20 +109,33 @@ def deformed(size: tuple[int, int], grid: jax.Array) -> tuple[jax.Array, jax.Arr
 def warp(
     image: jax.Array, maps: Mapping[str, jax.Array], y: jax.Array, x: jax.Array, fill: Any
 ) -> tuple[jax.Array, Maps]:
-    """`segjax.data.transforms.warp`: the image at (y, x), bilinear, the maps at the nearest pixel."""
+    """`segjax.data.transforms.warp`: the image at (y, x), bilinear, the maps at the nearest pixel.
+
+    y and x are held, or XLA might compute them anew, and round them otherwise, where a corner is read and where its
+    share is computed: near a whole number that is the share of another pixel.
+    """
     height, width = image.shape[:2]
+    y, x = jax.lax.optimization_barrier((y, x))
     outside = (y < -0.5) | (y >= height - 0.5) | (x < -0.5) | (x >= width - 0.5)
     near_y = jnp.clip(jnp.floor(y + 0.5).astype(jnp.int32), 0, height - 1)
     near_x = jnp.clip(jnp.floor(x + 0.5).astype(jnp.int32), 0, width - 1)
-    new_maps = {name: jnp.where(outside, IGNORE_LABEL, array[near_y, near_x]) for name, array in maps.items()}
+    near = near_y * width + near_x  # one index is three times as fast as two, on a CPU
+    new_maps = {name: jnp.where(outside, IGNORE_LABEL, _take(array.ravel(), near)) for name, array in maps.items()}
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     top, left = y.astype(jnp.int32), x.astype(jnp.int32)
     bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
     part_y, part_x = (y - top)[..., None], (x - left)[..., None]
-    upper = image[top, left] + (image[top, right] - image[top, left]) * part_x
-    lower = image[bottom, left] + (image[bottom, right] - image[bottom, left]) * part_x
+    upper_left, upper_right, lower_left, lower_right = (
+        _take(image.reshape(-1, 3), row * width + column) for row in (top, bottom) for column in (left, right)
+    )
+    upper = upper_left + (upper_right - upper_left) * part_x
+    lower = lower_left + (lower_right - lower_left) * part_x
     new_image = levels(upper + (lower - upper) * part_y)
     return jnp.where(outside[..., None], fill, new_image), new_maps
+
+
+def _take(array: jax.Array, index: jax.Array) -> jax.Array:
+    return array.at[index].get(mode="promise_in_bounds")
 
 
 def levels(values: jax.Array) -> jax.Array:
@@ -143,8 +156,9 @@ def distort_colours(
     image = _nearest_level(image + shift)
     image = jnp.where(contrast_first, _nearest_level(image * contrast), image)
     h, s, v = to_hsv(image)
-    s = _nearest_level(s * saturation).astype(jnp.int32)
-    changed = from_hsv((h + hue) % 256, s, v)
+    h = h + hue  # by less than a turn
+    h = jnp.where(h < 0, h + 256, jnp.where(h >= 256, h - 256, h))
+    changed = from_hsv(h, _nearest_level(s * saturation), v)
     image = jnp.where((saturation != 1.0) | (hue != 0), changed, image)
     return jnp.where(contrast_first, image, _nearest_level(image * contrast))
 
@@ -154,38 +168,50 @@ def _nearest_level(values: jax.Array) -> jax.Array:
 
 
 def to_hsv(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pillow's RGB -> HSV of whole levels, float32 [..., 3] -> three int32 [...] in 0..255, equal for all 2^24 colours.
+    """Pillow's RGB -> HSV of whole levels, [..., 3] -> three [...] in 0..255, float32; equal for all 2^24 colours.
 
-    In integers: saturation is 255 chroma / value, hue 255/6 of the sixths of a turn, both rounded down. Where the
-    hue is a whole number Pillow's float32 may fall below it; `_falls_below` says for which.
+    Saturation is 255 chroma / value, hue 255/6 of the sixths of a turn, both rounded down. Where the hue is a whole
+    number Pillow's float32 may fall below it; `_falls_below` says for which.
     """
-    red, green, blue = jnp.moveaxis(image.astype(jnp.int32), -1, 0)
+    red, green, blue = jnp.moveaxis(image, -1, 0)
     value = jnp.maximum(red, jnp.maximum(green, blue))
     chroma = value - jnp.minimum(red, jnp.minimum(green, blue))
-    saturation = 255 * chroma // jnp.maximum(value, 1)
-    turn = 6 * jnp.maximum(chroma, 1)
+    saturation = _quotient(255 * chroma, jnp.maximum(value, 1.0))
+    turn = 6 * jnp.maximum(chroma, 1.0)
     angle = jnp.where(
         value == red, green - blue, jnp.where(value == green, 2 * chroma + blue - red, 4 * chroma + red - green)
     )
-    scaled = 255 * (angle % turn)
-    hue = scaled // turn
-    hue = hue - ((scaled % turn == 0) & jnp.asarray(_falls_below())[hue])
-    return hue, saturation, value
+    scaled = 255 * jnp.where(angle < 0, angle + turn, angle)
+    hue = _quotient(scaled, turn)
+    below = jnp.asarray(_falls_below())[hue.astype(jnp.int32)]
+    return jnp.where((scaled == hue * turn) & below, hue - 1, hue), saturation, value
 
 
 def from_hsv(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
-    """Pillow's HSV -> RGB, three int32 [...] in 0..255 -> float32 [..., 3], equal for all 2^24 triples."""
-    sector, part = 6 * hue // 255, 6 * hue % 255
-    low = (2 * value * (255 - saturation) + 255) // 510  # rounded; 255 is odd, so there are no halves
-    falling = (2 * value * (255**2 - saturation * part) + 255**2) // (2 * 255**2)
-    rising = (2 * value * (255**2 - saturation * (255 - part)) + 255**2) // (2 * 255**2)
+    """Pillow's HSV -> RGB, three float32 [...] of whole levels -> [..., 3]; equal for all 2^24 triples."""
+    sector = _quotient(6 * hue, 255.0)
+    part = 6 * hue - 255 * sector
+
+    def less(share):  # value (1 - saturation share / 255^2), rounded; 255 is odd, so there are no halves
+        return value - jnp.round(value * saturation * share / 255.0**2)
+
+    low, falling, rising = less(255.0), less(part), less(255.0 - part)
     channels = (
         (value, falling, low, low, rising, value),
         (rising, value, value, falling, low, low),
         (low, low, rising, value, value, falling),
     )
-    sixth = [sector % 6 == k for k in range(6)]
-    return jnp.stack([jnp.select(sixth, list(of)) for of in channels], -1).astype(jnp.float32)
+    sixth = [(sector == k) | (sector == k + 6) for k in range(6)]
+    return jnp.stack([jnp.select(sixth, list(of)) for of in channels], -1)
+
+
+def _quotient(a: jax.Array, b: jax.Array | float) -> jax.Array:
+    """a // b of whole numbers in float32, for b up to 1530 and a // b up to 255; the half keeps it off whole numbers.
+
+    Division of integers has no vector instruction, and a quotient that is corrected by its remainder has XLA on CPUs
+    compute what goes into it again and again: with either the photometric part took twenty times as long.
+    """
+    return jnp.floor((a + 0.5) / b)
 
 
 @lru_cache(maxsize=1)

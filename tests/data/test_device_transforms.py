@@ -83,7 +83,7 @@ def test_hsv_is_that_of_pillow():
     h, s, v = jax.jit(device_transforms.to_hsv)(colours.astype(np.float32))
     hsv = np.asarray(Image.fromarray(colours).convert("HSV"))
     np.testing.assert_array_equal(np.stack([h, s, v], -1), hsv)
-    rgb = jax.jit(device_transforms.from_hsv)(*np.moveaxis(colours.astype(np.int32), -1, 0))
+    rgb = jax.jit(device_transforms.from_hsv)(*np.moveaxis(colours.astype(np.float32), -1, 0))
     np.testing.assert_array_equal(rgb, np.asarray(Image.fromarray(colours, "HSV").convert("RGB")))
 
 
