@@ -5,6 +5,7 @@ import sys
 from functools import partial
 
 import numpy as np
+import pytest
 from PIL import Image
 from rich.console import Console
 
@@ -87,6 +88,20 @@ def test_splits_that_share_examples_are_looked_at_where_they_are_named(tmp_path,
     found = inspect_main.load_splits(config)
     assert list(found) == ["trainaug", "val"]
     check_dataset(found)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_training_examples_as_the_network_sees_them(tmp_path, on_device):
+    """With all augmentation off: the source's own pixels, normalised, and back."""
+    write(tmp_path, some(4, shape=(20, 30)))
+    config = default_config()
+    config.data.update(batch_size=2, crop_size=(0, 0))
+    config.data.augment.on_device = on_device
+    data = folder.load(tmp_path, "train")
+    sheet = inspect_main.augmented_sheet(config, data, rows=1)
+    found = [source["image"] for source in (data.source[k] for k in range(len(data)))]
+    for left in (0, 68):  # image, overlay, image, overlay
+        assert any(np.array_equal(sheet[20:40, left : left + 30], image) for image in found)
 
 
 def test_the_command(tmp_path, root):

@@ -96,7 +96,8 @@ def test_the_host_leaves_pixels_to_what_follows():
     )
 
 
-def test_numbers_do_not_depend_on_the_devices():
+@pytest.mark.parametrize("ops", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_numbers_do_not_depend_on_the_devices(ops):
     """Everything at once, on one device and on two: a row's numbers are those of its place in the global batch."""
     config = config_with(on_device=True, rotation=0.0)
     raw = build.training_batches(config, dataset())[0]
@@ -105,7 +106,7 @@ def test_numbers_do_not_depend_on_the_devices():
         mean=MEAN,
         std=STD,
         crop_size=(14, 20),
-        ops=2,
+        ops=ops,
         corrupt=darken,
         corruption_probability=0.5,
         mixing="cutmix",
