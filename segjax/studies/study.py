@@ -76,7 +76,7 @@ class Row:
 def rows(study: Study) -> list[Row]:
     """The rows in their order, the base first.
 
-    A row's name, fit for a folder, is its labels joined by "+", or with one_at_a_time "base" and the label that differs.
+    A row's name, fit for a folder, is its labels joined by "+"; with one_at_a_time "base", or the label that differs.
 
     Raises:
       ValueError: an unknown mode, axes of different length in a list, two rows of one name, or an axis without values.
