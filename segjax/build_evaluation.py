@@ -1,6 +1,7 @@
 """From a config to what scores a model or predicts with it: protocol, predictor, evaluator; see `segjax.build`."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,11 +16,12 @@ from ml_collections import ConfigDict
 from segjax.build import preprocessing
 from segjax.core import sharding
 from segjax.core.batch import ATTENTION, IGNORE_LABEL, MEMORY, denormalise
-from segjax.core.config import nearest
+from segjax.core.config import chosen_corruptions, nearest
 from segjax.crf.post_process import build_refine, read_parameters
 from segjax.data import clips, pipeline, transforms
+from segjax.data.corruptions import corrupt
 from segjax.data.dataset import Dataset, DatasetInfo
-from segjax.evaluation import boundary, video
+from segjax.evaluation import boundary, robustness, video
 from segjax.evaluation.em import em_score
 from segjax.evaluation.evaluator import Evaluator
 from segjax.evaluation.inference import Apply, build_predict, resize
@@ -66,11 +68,12 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
     )
     if evaluation.protocol:
         return ready(evaluation.protocol, made)
-    # Scales, windows, mirroring, CRF, the comparison of frames and the scores of borders and distances refer to the
-    # image itself, so only the plain form may be padded.
+    # Scales, windows, mirroring, CRF, corruptions, the comparison of frames and the scores of borders and distances
+    # refer to the image itself, so only the plain form may be padded.
     plain = Protocol(info.name, split, info.num_classes, resize=made.resize, labels=made.labels, size_multiple=1)
     judged_by = {"area", "reduction", "score"}
     padded = not {line.split(":")[0] for line in made.differences(plain)} - judged_by and not further_scores(config)
+    padded = padded and not evaluation.corruptions
     return dataclasses.replace(made, size_multiple=evaluation.size_multiple) if padded else made
 
 
@@ -283,6 +286,50 @@ def _seen_and_scored(example: Mapping[str, Any], *, area: tuple[int, ...], seen:
     scored = np.full_like(label, IGNORE_LABEL)
     scored[inside] = label[inside]
     return transforms.normalise({**example, "label": scored}, **seen)
+
+
+def robustness_scores(
+    config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh
+) -> Callable[[Any, float], dict[str, Any]]:
+    """(variables, mIoU of the clean images) -> `segjax.evaluation.robustness.summarise` of the config's corruptions.
+
+    Raises:
+      ValueError: the baseline is of another evaluation.
+    """
+    evaluation, seen = config.evaluation, preprocessing(config, dataset.info)
+    names, severities = chosen_corruptions(config), tuple(evaluation.corruption_severities)
+    chosen = protocol(config, dataset.info, dataset.split)
+    baseline = None
+    if evaluation.corruption_baseline:
+        baseline = robustness.read_baseline(evaluation.corruption_baseline, chosen, names, severities)
+
+    def corrupted(name, key, image, severity):
+        return _normalised(corrupt(name, key, denormalise(image, **seen), severity), **seen)
+
+    # A corruption's randomness does not depend on which others there are.
+    keys = {name: jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode())) for name in names}
+    predict = predictor(module, chosen, seen)
+    score = robustness.build_scorer(predict, corrupted, names, severities, dataset.info.num_classes, mesh, keys)
+
+    def scores(variables, clean):
+        batches = pipeline.evaluation_batches(
+            dataset,
+            partial(_seen_and_scored, area=chosen.area, seen=seen),
+            batch_size=evaluation.batch_size,
+            size_multiple=chosen.size_multiple,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        found = score(variables, batches, len(dataset))
+        return {**robustness.summarise(names, severities, found, clean, baseline), "seed": config.seed}
+
+    return scores
+
+
+def _normalised(image, *, mean, std, channel_order):
+    """`segjax.data.transforms.normalise` on the device."""
+    image = (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    return image[..., ::-1] if channel_order == "bgr" else image
 
 
 def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:

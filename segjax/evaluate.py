@@ -5,6 +5,7 @@
 
 In the first form --workdir is a training's, and gives config and weights. In the second it is another folder, made
 where it is not there, and takes the scores. Fields of the config can be changed by flags in both forms.
+--config.evaluation.corruptions=all scores corrupted images too, and writes robustness-<protocol>.json and .png.
 """
 
 from pathlib import Path
@@ -22,6 +23,7 @@ from segjax.crf import choose_filter
 from segjax.data.checks import check_dataset
 from segjax.data.dataset import Dataset
 from segjax.data.pipeline import example_sizes
+from segjax.evaluation import robustness
 from segjax.evaluation.evaluator import score_table
 from segjax.training.checkpoint import CheckpointError, versions
 from segjax.training.state import params_sha256
@@ -62,6 +64,7 @@ def main() -> None:
     for size, names in filters.items():
         print(f"CRF at {size} pixels: {names}")
     evaluator = build_evaluation.evaluator(config, dataset, model, mesh, progress=True)
+    corrupted = config.evaluation.corruptions and build_evaluation.robustness_scores(config, dataset, model, mesh)
     scores = evaluator(variables)
     params = sharding.fetch(variables["params"])
     if sharding.is_main_process():
@@ -77,6 +80,12 @@ def main() -> None:
         path = evaluator.write(output, scores, facts)
         print(score_table(scores, dataset.info.class_names, evaluator.protocol))
         print(f"scores: {path}   pictures: {output}/predictions")
+    if corrupted:
+        summary = corrupted(variables, scores["mIoU"])
+        if sharding.is_main_process():
+            path = robustness.write(output, summary, evaluator.protocol, facts)
+            print(robustness.table(summary, evaluator.protocol))
+            print(f"robustness: {path}   heat map: {path.with_suffix('.png')}")
 
 
 def crf_filters(config: ConfigDict, dataset: Dataset) -> dict[str, dict[str, str]]:

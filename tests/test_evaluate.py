@@ -94,3 +94,25 @@ def test_weights_of_another_model_are_refused(trained, prepared_dir):
     )
     assert "needed" in output
     assert "Traceback" not in output
+
+
+def test_corrupted_images_are_scored_beside_the_clean_ones(trained, tmp_path):
+    workdir, _ = trained
+    asked = (f"--workdir={workdir}", f"--output={tmp_path}", "--config.evaluation.corruptions=contrast,gaussian_noise")
+    output = run("evaluate", *asked, "--config.evaluation.corruption_severities=(1, 5)")
+    name = "digit_scenes_val_32x32_whole"
+    clean, found = scores(tmp_path, name), json.loads((tmp_path / f"robustness-{name}.json").read_text())
+    assert found["clean_mIoU"] == clean["scores"]["mIoU"] == pytest.approx(summary(workdir)["mIoU"])
+    assert found["protocol"] == clean["protocol"] | {"size_multiple": 1}
+    assert found["evaluated_params_sha256"] == clean["evaluated_params_sha256"]
+    assert {kind: set(values) for kind, values in found["mIoU"].items()} == {
+        "contrast": {"1", "5"},
+        "gaussian_noise": {"1", "5"},
+    }
+    assert all(0 < value < 1 for values in found["mIoU"].values() for value in values.values())
+    assert (tmp_path / f"robustness-{name}.png").is_file()
+    assert "gaussian_noise" in output
+    baseline = f"--config.evaluation.corruption_baseline={tmp_path}/robustness-{name}.json"
+    output = run("evaluate", *asked, baseline, "--config.evaluation.split=test", status=1)
+    assert "protocol, split: test | val" in output
+    assert "no severity 2" in output

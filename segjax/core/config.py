@@ -29,6 +29,24 @@ PIXEL_WEIGHTED_LOSSES = ("cross_entropy", "focal", "ohem_cross_entropy")
 WINDOW_PADDINGS = ("zeros", "mirror")
 WINDOW_BLENDS = ("uniform", "gaussian")
 REDUCTIONS = ("micro", "per_image")
+CORRUPTION_NAMES = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "gaussian_blur",
+    "motion_blur",
+    "fog",
+    "frost",
+    "snow",
+    "rain",
+    "night",
+    "contrast",
+    "brightness",
+    "jpeg",
+    "pixelate",
+)
+"""The keys of `segjax.data.corruptions.CORRUPTIONS`, in their order."""
 CRF_FIELDS = (
     "bilateral_weight",
     "bilateral_sigma_xy",
@@ -184,6 +202,9 @@ def default_config() -> ConfigDict:
                 "trimap": (),  # mIoU and pixel error within so many pixels of a border, e.g. (1, 5, 10)
                 "surface_distance": False,  # Hausdorff distance, its 95th percentile and ASSD, on the host
                 "em": False,  # ISBI 2012's: V_rand, V_info, warping error; classes 0 cell, 1 membrane; on the host
+                "corruptions": "",  # also score corrupted images: CORRUPTION_NAMES with commas, or "all"; "" is off
+                "corruption_severities": (1, 2, 3, 4, 5),  # of each corruption
+                "corruption_baseline": "",  # robustness-*.json of another model, against which errors are measured
                 "crf": {  # fully connected CRF on the probabilities, see segjax/crf/mean_field.py
                     "iterations": 0,  # of the mean field; 0 is off, DeepLab takes 10
                     "file": "",  # of `segjax.tune_crf`; its parameters take the place of those below
@@ -202,6 +223,14 @@ def default_config() -> ConfigDict:
     )
     # Experiment files add the model's fields; they are locked with the rest by `finish`.
     return config
+
+
+def chosen_corruptions(config: ConfigDict) -> tuple[str, ...]:
+    """The corruptions of evaluation.corruptions; () where it is off."""
+    asked = config.evaluation.corruptions
+    if asked == "all":
+        return CORRUPTION_NAMES
+    return tuple(name.strip() for name in asked.split(",")) if asked else ()
 
 
 def finish(config: ConfigDict) -> ConfigDict:

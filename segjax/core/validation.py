@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from segjax.core.batch import MAX_CLASSES, NO_INSTANCE
 from segjax.core.config import (
     CHANNEL_ORDERS,
+    CORRUPTION_NAMES,
     CRF_FIELDS,
     DTYPES,
     INIT_SOURCES,
@@ -22,6 +23,7 @@ from segjax.core.config import (
     WINDOW_BLENDS,
     WINDOW_PADDINGS,
     augments_on_device,
+    chosen_corruptions,
     default_config,
     nearest,
 )
@@ -183,6 +185,15 @@ def _value_problems(config: ConfigDict):
         "evaluation.scales",
         "one or more scales above 0",
     )
+    names, severities = chosen_corruptions(config), tuple(evaluation.corruption_severities)
+    for name in names:
+        yield from one_of("evaluation.corruptions", name, CORRUPTION_NAMES)
+    yield from need(len(set(names)) == len(names), "evaluation.corruptions", "names that differ")
+    known = set(severities) <= {1, 2, 3, 4, 5} and len(set(severities)) == len(severities) > 0
+    yield from need(known, "evaluation.corruption_severities", "one or more of 1..5, each once")
+    baseless = evaluation.corruption_baseline and not names
+    yield from need(not baseless, "evaluation.corruption_baseline", "'' where evaluation.corruptions is off")
+    yield from need(not (names and clip.length), "data.clip.length", "0 where evaluation.corruptions is on")
     yield from need(evaluation.crf.iterations >= 0, "evaluation.crf.iterations", "0 or more")
     for name in CRF_FIELDS:
         weight = name.endswith("weight")

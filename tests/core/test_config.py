@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from segjax.core import config as config_lib
-from segjax.core.config import default_config, finish
+from segjax.core.config import CORRUPTION_NAMES, chosen_corruptions, default_config, finish
 from segjax.core.validation import validate
 
 
@@ -40,6 +40,11 @@ def test_model_fields_are_locked_too():
         ("evaluation.scales", (), "one or more"),
         ("evaluation.trimap", (5, 0), "1 or more"),
         ("evaluation.trimap", (5, 5), "different widths"),
+        ("evaluation.corruptions", "fog,snwo", "did you mean 'snow'"),
+        ("evaluation.corruptions", "fog, fog", "names that differ"),
+        ("evaluation.corruption_severities", (0, 1), "of 1..5"),
+        ("evaluation.corruption_severities", (), "one or more"),
+        ("evaluation.corruption_baseline", "x.json", "where evaluation.corruptions is off"),
         ("evaluation.window_padding", "miror", "did you mean 'mirror'"),
         ("evaluation.window_padding", "mirror", "evaluation.window must be set"),
         ("data.border_weight.w0", -1.0, "0 or more"),
@@ -69,6 +74,19 @@ def test_wrong_values_are_named(field, value, message):
     with pytest.raises(ValueError, match=message) as error:
         validate(config)
     assert field.split(".")[0] in str(error.value)
+
+
+def test_corruptions_are_names_with_commas_or_all():
+    config = default_config()
+    assert chosen_corruptions(config) == ()
+    config.evaluation.corruptions = "fog, jpeg"
+    assert chosen_corruptions(config) == ("fog", "jpeg")
+    config.evaluation.corruptions = "all"
+    assert chosen_corruptions(config) == CORRUPTION_NAMES
+    validate(config)
+    config.data.clip.length = 2
+    with pytest.raises(ValueError, match="data.clip.length must be 0 where evaluation.corruptions is on"):
+        validate(config)
 
 
 def test_contradictions_of_windows_and_weights_are_named():
