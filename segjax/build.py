@@ -21,7 +21,7 @@ from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
-from segjax.data import clips, device_stage, load_dataset, pipeline, transforms
+from segjax.data import clips, corruptions, device_stage, load_dataset, pipeline, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
 from segjax.models import build_model
@@ -113,9 +113,15 @@ def augment(config: ConfigDict, info: DatasetInfo) -> Callable | None:
 
 def corrupt(config: ConfigDict) -> Callable | None:
     """(key, image) -> image, as config.data.augment says, or None where no corruption is named."""
-    if not config.data.augment.corruptions:
+    options = config.data.augment
+    names = tuple(options.corruptions)
+    if not names:
         return None
-    raise NotImplementedError("config.data.augment.corruptions must be (): there are no corruptions yet")
+    return partial(
+        corruptions.random_corruption,
+        names=config_lib.CORRUPTION_NAMES if "all" in names else names,
+        severities=tuple(options.corruption_severities),
+    )
 
 
 def model(config: ConfigDict, info: DatasetInfo) -> nn.Module:

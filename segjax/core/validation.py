@@ -209,6 +209,8 @@ def _device_problems(config: ConfigDict, need: Callable, one_of: Callable):
     data, augment = config.data, config.data.augment
     yield from need(augment.rand_augment.ops >= 0, "data.augment.rand_augment.ops", "0 or more")
     yield from need(0 <= augment.rand_augment.magnitude <= 10, "data.augment.rand_augment.magnitude", "in 0..10")
+    for name in augment.corruptions:
+        yield from one_of("data.augment.corruptions", name, ("all", *CORRUPTION_NAMES))
     for name in ("corruption_probability", "mix_probability"):
         yield from need(0 <= augment[name] <= 1, f"data.augment.{name}", "a probability")
     severities = tuple(augment.corruption_severities)

@@ -14,6 +14,7 @@ from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
 from segjax.core.config import default_config, finish
 from segjax.core.validation import validate
 from segjax.data import transforms
+from segjax.data.corruptions import CORRUPTIONS
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.device_stage import build_device_stage
 
@@ -162,6 +163,20 @@ def test_corruption_comes_after_the_ops_and_before_mixing_and_normalisation():
     assert set(np.unique(mixed["label"])) <= {0, 1, 2, IGNORE_LABEL}
 
 
+def test_a_config_names_corruptions():
+    """Contrast and brightness draw nothing but which of them it is and how strong."""
+    image = jax.random.uniform(jax.random.key(0), (9, 12, 3)) * 255
+    corrupt = build.corrupt(config_with(corruptions=("contrast", "brightness"), corruption_severities=(2, 3)))
+    possible = [CORRUPTIONS[name](jax.random.key(0), image, s) for name in ("contrast", "brightness") for s in (2, 3)]
+    found = jax.jit(lambda keys: jax.lax.map(lambda key: corrupt(key, image), keys))(
+        jax.random.split(jax.random.key(1), 24)
+    )
+    which = {next(k for k, one in enumerate(possible) if np.abs(each - np.round(one)).max() <= 1) for each in found}
+    assert which == {0, 1, 2, 3}
+    assert build.corrupt(config_with()) is None
+    assert build.corrupt(config_with(corruptions=("all",))).keywords["names"] == tuple(CORRUPTIONS)
+
+
 def test_images_of_several_sizes_are_refused():
     sizes = ((17, 22), (20, 18))
     build.training_batches(config_with(), dataset(Noise(sizes)))
@@ -178,6 +193,7 @@ def test_images_of_several_sizes_are_refused():
         ({"rand_augment": {"ops": -1}}, {}, "rand_augment.ops must be 0 or more"),
         ({"rand_augment": {"magnitude": 11.0}}, {}, "magnitude must be in 0..10"),
         ({"corruption_probability": 0.5}, {}, "data.augment.corruptions must be names"),
+        ({"corruptions": ("fogg",)}, {}, "did you mean 'fog'"),
         ({"corruption_severities": (0, 5)}, {}, "must be .least, most. in 1..5"),
         ({"corruption_severities": (1, 2, 3)}, {}, "must be .least, most. in 1..5"),
         ({"on_device": True}, {"border_weight": {"w0": 10.0}}, "border_weight.w0 must be 0 where data.augment.on_dev"),
