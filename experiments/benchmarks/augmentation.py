@@ -8,18 +8,15 @@ each one's fastest time counts. Where the device is a GPU, its copy of the raw b
 and ClassMix have no counterpart on the host. Writes experiments/results/augmentation.csv.
 """
 
-import csv
-import os
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
+from experiments.benchmarks.facts import RESULTS, facts, write_rows
 from segjax.data.device_stage import build_device_stage
 from segjax.data.transforms import build_transforms
 
-RESULTS = Path(__file__).resolve().parents[2] / "experiments/results"
 SIZE, CROP, BATCH, REPEATS = (360, 480), (256, 256), 8, 6
 NORMALISATION = {"mean": (110.0, 112.0, 114.0), "std": (75.0, 76.0, 76.0)}
 PLAIN = {"scale": (0.5, 2.0), "flip_horizontal": 0.5}
@@ -53,7 +50,7 @@ def transformed(transform, found, seed):
 
 
 def main():
-    found, rows = examples(), []
+    found, rows, machine = examples(), [], facts()
     for name, (augment, options) in CASES.items():
         whole = build_transforms(augment, CROP, **NORMALISATION)
         drawn = build_transforms(augment, CROP, **NORMALISATION, until="drawn")
@@ -80,15 +77,11 @@ def main():
                 "host_images_per_second": "" if options else f"{host:.0f}",
                 "device_images_per_second": f"{device:.0f}",
                 "ratio": "" if options else f"{device / host:.2f}",
-                "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
-                "jax": jax.__version__,
+                **machine,
             }
         )
         print(rows[-1], flush=True)
-    with (RESULTS / "augmentation.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(RESULTS / "augmentation.csv", rows)
 
 
 if __name__ == "__main__":

@@ -12,22 +12,17 @@ Writes experiments/results/dense_crf.csv.
 """
 
 import argparse
-import csv
-import datetime
-import os
-import platform
-import subprocess
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from experiments.benchmarks.facts import RESULTS, facts, write_rows
 from segjax.crf import CRFParams, choose_filter, mean_field
 from tests.crf.pictures import energies, photo
 from tests.references.crf import densecrf
 
-ROOT = Path(__file__).resolve().parents[2]
 PARAMS = dict(w1=4.0, sigma_alpha=67.0, sigma_beta=3.0, w2=3.0, sigma_gamma=3.0)
 SIZES = ((180, 240, 11), (360, 480, 11), (500, 500, 21))
 """Height, width, classes."""
@@ -36,9 +31,9 @@ SIZES = ((180, 240, 11), (360, 480, 11), (500, 500, 21))
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=ROOT / "experiments/results/dense_crf.csv")
+    parser.add_argument("--output", type=Path, default=RESULTS / "dense_crf.csv")
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    machine = facts()
     params = CRFParams(*(np.float32(value) for value in PARAMS.values()))
     rows = []
     for height, width, classes in SIZES:
@@ -65,18 +60,11 @@ def main():
             "pydensecrf_s": f"{fastest['theirs']:.3f}",
             "ratio": f"{fastest['ours'] / fastest['theirs']:.2f}",
             "bytes_a_pixel": round(memory / (height * width)),
-            "date": datetime.date.today().isoformat(),
-            "commit": commit.stdout.strip(),
-            "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
-            "jax": jax.__version__,
+            **machine,
         }
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in list(row.items())[:8]), flush=True)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"written to {arguments.output}")
+    write_rows(arguments.output, rows)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,16 @@ The matching is that of one prediction of Mask2Former, of which there are ten in
 alternate, and each one's fastest time counts. Writes experiments/results/matching.csv.
 """
 
-import csv
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+from experiments.benchmarks.facts import RESULTS, facts, write_rows
 from segjax.training.mask_classification import _assign
 
-RESULTS = Path(__file__).resolve().parents[2] / "experiments/results"
 CASES = [(2, 100, 11), (2, 100, 24), (16, 100, 20), (16, 150, 150)]
 """Images, queries and segments."""
 
@@ -38,7 +36,7 @@ def in_callback(costs):
 
 
 def main():
-    rows = []
+    rows, machine = [], facts()
     for images, queries, segments in CASES:
         costs = jax.random.uniform(jax.random.key(0), (images, queries, segments))
         forms = {"device": jax.jit(jax.vmap(_assign)), "callback": jax.jit(in_callback)}
@@ -52,12 +50,9 @@ def main():
                 best[name] = min(best[name], time.perf_counter() - began)
         row = {"images": images, "queries": queries, "segments": segments}
         row |= {f"{name}_ms": f"{1e3 * seconds:.2f}" for name, seconds in best.items()}
-        rows.append(row | {"hardware": jax.devices()[0].device_kind, "jax": jax.__version__})
+        rows.append(row | machine)
         print(rows[-1], flush=True)
-    with (RESULTS / "matching.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(RESULTS / "matching.csv", rows)
 
 
 if __name__ == "__main__":

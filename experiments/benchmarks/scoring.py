@@ -15,11 +15,6 @@ Writes experiments/results/scoring.csv.
 """
 
 import argparse
-import csv
-import datetime
-import os
-import platform
-import subprocess
 import time
 from pathlib import Path
 
@@ -27,6 +22,7 @@ import jax
 import numpy as np
 import torch
 
+from experiments.benchmarks.facts import RESULTS, facts, write_rows
 from segjax.core.batch import IGNORE_LABEL
 from segjax.evaluation import metrics
 from segjax.evaluation.evaluator import Carried, Totals, build_eval_step
@@ -34,7 +30,6 @@ from tests.references.pytorch import library
 
 torchmetrics = library("torchmetrics")
 classification = torchmetrics.classification
-ROOT = Path(__file__).resolve().parents[2]
 BATCH, HEIGHT, WIDTH, CLASSES = 8, 360, 480, 11
 
 
@@ -79,9 +74,9 @@ def theirs(probabilities, label, *made):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--output", type=Path, default=ROOT / "experiments/results/scoring.csv")
+    parser.add_argument("--output", type=Path, default=RESULTS / "scoring.csv")
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    machine = facts()
     given = made_up_batch()
     options = {"num_classes": CLASSES, "ignore_index": IGNORE_LABEL, "validate_args": False}
     forms = {
@@ -111,20 +106,13 @@ def main():
             "segjax_ms": f"{1e3 * best['segjax']:.1f}",
             "torchmetrics_ms": f"{1e3 * best[name]:.1f}",
             "ratio": f"{best['segjax'] / best[name]:.2f}",
-            "date": datetime.date.today().isoformat(),
-            "commit": commit.stdout.strip(),
-            "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
-            "jax": jax.__version__,
+            **machine,
             "torch": torch.__version__,
             "torchmetrics": torchmetrics.__version__,
         }
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in list(row.items())[:5]), flush=True)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"written to {arguments.output}")
+    write_rows(arguments.output, rows)
 
 
 if __name__ == "__main__":

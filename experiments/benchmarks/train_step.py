@@ -4,16 +4,13 @@
 
 A step is forward, cross-entropy, backward and an SGD update with momentum, in float32. PyTorch runs eagerly with
 channels_last. The two alternate, and the ratio is that of the fastest of each one's steps, since what else runs on
-a machine can only slow a step down. Needs the references that `./launch.sh test` installs. Writes
-experiments/results/train_step.csv.
+a machine can only slow a step down. Needs the references that `./launch.sh test` installs. Writes its rows into
+experiments/results/train_step.csv, where those of other networks stay.
 """
 
 import argparse
 import csv
-import datetime
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -25,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks.facts import RESULTS, facts, write_rows
 from segjax.models import build_model, deeplab_v3plus, pspnet
 from segjax.models.output import Output
 from tests.references.pytorch import library, torch
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 11
 
 
@@ -317,18 +314,26 @@ def fastest(runs, rounds, seconds):
     return [min(mine) for mine in times]
 
 
+def earlier_rows(path):
+    """Those that are in the file already, by network."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        return {row["network"]: row for row in csv.DictReader(file)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="", help="rows to time, by their first words; default: all")
     parser.add_argument("--size", type=int, default=128, help="height and width of the images, pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--output", type=Path, default=ROOT / "experiments/results/train_step.csv")
+    parser.add_argument("--output", type=Path, default=RESULTS / "train_step.csv")
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
 
     rng = np.random.default_rng(0)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    machine = facts()
     wanted = tuple(name for name in arguments.models.split(",") if name) or ("",)
     rows = []
     for row, (name, fields, reference, more, frames) in PAIRS.items():
@@ -351,21 +356,15 @@ def main():
                 "ratio": f"{seconds[0] / seconds[1]:.2f}",
                 "params": our_count,
                 "pytorch_params": their_count,
-                "date": datetime.date.today().isoformat(),
-                "commit": commit.stdout.strip(),
-                "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
-                "jax": jax.__version__,
+                **machine,
                 "torch": torch.__version__,
             }
         )
         print("  ".join(f"{key} {value}" for key, value in list(rows[-1].items())[:7]), flush=True)
         jax.clear_caches()
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"written to {arguments.output}")
+    write_rows(
+        arguments.output, list((earlier_rows(arguments.output) | {row["network"]: row for row in rows}).values())
+    )
 
 
 if __name__ == "__main__":
