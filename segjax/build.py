@@ -21,7 +21,8 @@ from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
-from segjax.data import clips, corruptions, device_stage, load_dataset, pipeline, transforms
+from segjax.data import clips, load_dataset, pipeline
+from segjax.data.augment import corruptions, device_stage, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached
 from segjax.models import build_model
@@ -67,7 +68,7 @@ def saved_info(workdir: str | Path) -> DatasetInfo:
 
 
 def preprocessing(config: ConfigDict, info: DatasetInfo) -> dict[str, Any]:
-    """mean, std and channel_order of what the model sees, as `segjax.data.transforms.normalise` takes them."""
+    """mean, std and channel_order of what the model sees, as `segjax.data.augment.transforms.normalise` takes them."""
     data = config.data
     return {
         "mean": tuple(data.mean) or info.mean,
@@ -95,7 +96,7 @@ def training_transform(config: ConfigDict, info: DatasetInfo):
 
 
 def augment(config: ConfigDict, info: DatasetInfo) -> Callable | None:
-    """(batch, key) -> batch of `segjax.data.device_stage`, or None where the host does everything."""
+    """(batch, key) -> batch of `segjax.data.augment.device_stage`, or None where the host does everything."""
     options = config.data.augment
     if not config_lib.augments_on_device(config):
         return None

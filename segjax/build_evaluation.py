@@ -18,8 +18,9 @@ from segjax.core import sharding
 from segjax.core.batch import ATTENTION, IGNORE_LABEL, MEMORY, denormalise
 from segjax.core.config import chosen_corruptions, nearest
 from segjax.crf.post_process import build_refine, read_parameters
-from segjax.data import clips, pipeline, transforms
-from segjax.data.corruptions import corrupt
+from segjax.data import clips, pipeline
+from segjax.data.augment import transforms
+from segjax.data.augment.corruptions import corrupt
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.evaluation import boundary, robustness, video
 from segjax.evaluation.em import em_score
@@ -327,7 +328,7 @@ def robustness_scores(
 
 
 def _normalised(image, *, mean, std, channel_order):
-    """`segjax.data.transforms.normalise` on the device."""
+    """`segjax.data.augment.transforms.normalise` on the device."""
     image = (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
     return image[..., ::-1] if channel_order == "bgr" else image
 

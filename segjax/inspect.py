@@ -27,10 +27,10 @@ from segjax.core.batch import denormalise
 from segjax.core.main import run
 from segjax.core.validation import validate
 from segjax.data import load_dataset
+from segjax.data.augment.transforms import resize_image, resize_label
 from segjax.data.checks import check_dataset
 from segjax.data.class_statistics import ClassStatistics, class_statistics, median_frequency_weights
 from segjax.data.dataset import Dataset, DatasetInfo
-from segjax.data.transforms import resize_image, resize_label
 from segjax.training.step import AUGMENT
 
 MAX_WIDTH = 480

@@ -38,11 +38,11 @@ from segjax.core.logger import duration
 from segjax.core.main import run
 from segjax.core.validation import validate
 from segjax.data import video
+from segjax.data.augment.transforms import resize_image
 from segjax.data.dataset import DatasetInfo
 from segjax.data.image_files import check_targets, find_images, output_names
 from segjax.data.images import read_image
 from segjax.data.pipeline import round_up
-from segjax.data.transforms import resize_image
 from segjax.evaluation.inference import resize
 from segjax.models.conv_rnn import ConvRNN
 from segjax.models.remember import empty_memory
@@ -222,7 +222,7 @@ def stream(step: Callable, variables: Any, frames: Iterable[np.ndarray]) -> Iter
 
 
 def normalised(image: jax.Array, mean: Sequence[float], std: Sequence[float], channel_order: str) -> jax.Array:
-    """`segjax.data.transforms.normalise` on the device."""
+    """`segjax.data.augment.transforms.normalise` on the device."""
     image = (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
     return image[..., ::-1] if channel_order == "bgr" else image
 
@@ -290,7 +290,7 @@ def build_maps(
 
     `predict(variables, normalised image)` gives (probabilities [N, H, W, C], further maps [N, H, W], ...), and `maps`
     gives [label uint8 [H, W], further maps float32 [H, W], ...]. mean, std and channel_order are those of
-    `segjax.data.transforms.normalise`.
+    `segjax.data.augment.transforms.normalise`.
     """
 
     prepared = functools.partial(normalised, mean=mean, std=std, channel_order=channel_order)

@@ -37,7 +37,8 @@ from segjax.core.main import run
 from segjax.core.validation import validate
 from segjax.crf import choose_filter
 from segjax.crf.post_process import build_refine
-from segjax.data import pipeline, transforms
+from segjax.data import pipeline
+from segjax.data.augment import transforms
 from segjax.data.dataset import Dataset
 from segjax.evaluation import metrics
 from segjax.training.checkpoint import CheckpointError

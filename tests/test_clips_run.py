@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 from PIL import Image
 
-from segjax.data import digit_clips
+from segjax.data.sets import digit_clips
 from tests.process import run, summary
 
 

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from segjax import build
 from segjax.core.batch import IGNORE_LABEL
 from segjax.core.config import default_config, finish
+from segjax.data.augment.transforms import normalise
 from segjax.data.dataset import DatasetInfo
-from segjax.data.transforms import normalise
 from segjax.predict import build_maps
 from tests.process import ROOT, SMALL, run
 

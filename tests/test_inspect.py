@@ -11,11 +11,12 @@ from rich.console import Console
 
 from segjax import inspect as inspect_main
 from segjax.core.config import default_config
-from segjax.data import DATASETS, digit_clips, folder, voc2012
+from segjax.data import DATASETS
 from segjax.data.archive import load_archive
 from segjax.data.checks import check_dataset
-from tests.data.test_folder import some, write
-from tests.data.test_voc2012 import write_sbd, write_voc
+from segjax.data.sets import digit_clips, folder, voc2012
+from tests.data.sets.test_folder import some, write
+from tests.data.sets.test_voc2012 import write_sbd, write_voc
 
 
 def inspected(datasets, output, rows=2) -> str:

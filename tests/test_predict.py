@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from segjax import predict
-from segjax.data import digits
+from segjax.data.sets import digits
 from tests.process import SMALL, run
 
 

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.facts import RESULTS, facts, write_rows
-from segjax.data.device_stage import build_device_stage
-from segjax.data.transforms import build_transforms
+from segjax.data.augment.device_stage import build_device_stage
+from segjax.data.augment.transforms import build_transforms
 
 SIZE, CROP, BATCH, REPEATS = (360, 480), (256, 256), 8, 6
 NORMALISATION = {"mean": (110.0, 112.0, 114.0), "std": (75.0, 76.0, 76.0)}

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from segjax.data import digit_clips
+from segjax.data.sets import digit_clips
 from segjax.data.video import VideoWriter
 from segjax.models import build_model
 

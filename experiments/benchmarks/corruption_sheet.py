@@ -16,7 +16,7 @@ import skimage.data
 from PIL import Image
 
 from segjax.core import pictures
-from segjax.data.corruptions import CORRUPTIONS, corrupt
+from segjax.data.augment.corruptions import CORRUPTIONS, corrupt
 from segjax.data.images import read_image
 
 RESULTS = Path(__file__).resolve().parents[2] / "experiments/results"

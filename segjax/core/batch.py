@@ -18,8 +18,8 @@ and where `loss.masks.segments` are not classes:
 |----------|-----------|-------|---------------------------------------------------------------------------|
 | instance | [N, H, W] | uint8 | a number for each object of the image, or NO_INSTANCE                     |
 
-Where `segjax.data.device_stage` has still to transform it, a training batch comes with image uint8 [N, H, W, 3], in
-0..255, and, with `data.augment.on_device`, with `parameters`, a dict of arrays [N, ...].
+Where `segjax.data.augment.device_stage` has still to transform it, a training batch comes with image uint8
+[N, H, W, 3], in 0..255, and, with `data.augment.on_device`, with `parameters`, a dict of arrays [N, ...].
 
 For clips image is [N, T, H, W, 3] and label [N, T, H, W]. In evaluation index is then [N, T], and where states are
 carried from batch to batch there is
@@ -59,7 +59,7 @@ MAX_CLASSES = 255
 def denormalise(
     image: jax.Array, *, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb"
 ) -> jax.Array:
-    """The inverse of `segjax.data.transforms.normalise` on the device: R, G, B float32 [..., H, W, 3], 0..255.
+    """The inverse of `segjax.data.augment.transforms.normalise` on the device: R, G, B float32 [..., H, W, 3], 0..255.
 
     Rounded, so that an image that was uint8 has its very values again.
     """

@@ -46,7 +46,7 @@ CORRUPTION_NAMES = (
     "jpeg",
     "pixelate",
 )
-"""The keys of `segjax.data.corruptions.CORRUPTIONS`, in their order."""
+"""The keys of `segjax.data.augment.corruptions.CORRUPTIONS`, in their order."""
 CRF_FIELDS = (
     "bilateral_weight",
     "bilateral_sigma_xy",
@@ -246,7 +246,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def augments_on_device(config: ConfigDict) -> bool:
-    """Whether training batches come to the device raw, for `segjax.data.device_stage`."""
+    """Whether training batches come to the device raw, for `segjax.data.augment.device_stage`."""
     augment = config.data.augment
     corrupts = augment.corruptions and augment.corruption_probability
     return bool(augment.on_device or augment.rand_augment.ops or corrupts or (augment.mix and augment.mix_probability))

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from segjax.core.config import nearest
-from segjax.data import (
+from segjax.data.dataset import Dataset
+from segjax.data.sets import (
     acdc,
     ade20k,
     camvid,
@@ -27,7 +28,6 @@ from segjax.data import (
     phc_u373,
     voc2012,
 )
-from segjax.data.dataset import Dataset
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digit_scenes": digit_scenes.load,

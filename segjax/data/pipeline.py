@@ -56,8 +56,8 @@ def training_batches(
     Returns:
       A random-access sequence of `{"image": float32 [B/P, H, W, 3], "label": uint8 [B/P, H, W],
       "index": int32 [B/P]}`, with "weight", float32 [B/P, H, W], and "instance", uint8 [B/P, H, W], where the transform
-      gives them. Where the device goes on (`segjax.data.device_stage`) the image is as the transform leaves it, and
-      there may be "parameters", a dict of arrays [B/P, ...].
+      gives them. Where the device goes on (`segjax.data.augment.device_stage`) the image is as the transform leaves it,
+      and there may be "parameters", a dict of arrays [B/P, ...].
     Raises:
       ValueError: the split is empty, or the batch does not divide over the processes.
     """

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from segjax.data.augment.transforms import label_maps, resize_image, resize_label
 from segjax.data.dataset import Dataset, Source
-from segjax.data.transforms import label_maps, resize_image, resize_label
 
 
 def resized(dataset: Dataset, size: tuple[int, int] | None) -> Dataset:

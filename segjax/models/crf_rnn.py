@@ -29,8 +29,8 @@ class CRFRNN(nn.Module):
       num_classes: channels of the logits.
       dtype: compute dtype of the network; the CRF is computed in float32.
       network: a model that returns logits; in a config {"name": one of MODELS, and its own fields}.
-      mean, std, channel_order: of the image that the network sees, see `segjax.data.transforms.normalise`: the CRF
-        needs the colours in 0..255 back. `segjax.build` fills in those of the config.
+      mean, std, channel_order: of the image that the network sees, see `segjax.data.augment.transforms.normalise`: the
+        CRF needs the colours in 0..255 back. `segjax.build` fills in those of the config.
       iterations, evaluation_iterations: of the mean field, in training and in evaluation.
       bilateral_weight, spatial_weight: w1 and w2 of all classes at the start.
       bilateral_sigma_xy: theta_alpha, pixels.

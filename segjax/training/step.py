@@ -57,8 +57,8 @@ def make_train_step(
     logits alone. Where the batch has a `reset`, the model goes on from the states in `state.model_state`, through which
     no gradient flows: backpropagation through time is cut off at the frames of a step.
 
-    `augment(batch, key) -> batch` (`segjax.data.device_stage`) makes the batch that the network sees of the one that
-    came, at the start of the step and for the whole batch; None takes it as it is.
+    `augment(batch, key) -> batch` (`segjax.data.augment.device_stage`) makes the batch that the network sees of the one
+    that came, at the start of the step and for the whole batch; None takes it as it is.
 
     A step whose loss or gradient is not finite changes nothing but the counters. With `stop_on_nonfinite` every
     later step changes nothing either, so that the state stays the last good one until the host looks.

@@ -10,7 +10,7 @@ from segjax.core import sharding
 from segjax.core.batch import denormalise
 from segjax.crf import CRFParams, mean_field
 from segjax.crf.post_process import build_refine, energies, read_parameters
-from segjax.data import transforms
+from segjax.data.augment import transforms
 from tests.crf.pictures import energies as random_energies
 from tests.crf.pictures import photo
 from tests.models.variables import fast_jit

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax.data import checks, digit_scenes, folder
+from segjax.data import checks
 from segjax.data.checks import DataError, check_dataset, example_problems
 from segjax.data.dataset import Dataset
+from segjax.data.sets import digit_scenes, folder
 from segjax.data.source import cached, resized
-from tests.data.test_folder import made, some, write
+from tests.data.sets.test_folder import made, some, write
 from tests.data.test_source import INFO, Made
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from segjax.core.batch import IGNORE_LABEL
-from segjax.data import clips, digit_clips, pipeline
+from segjax.data import clips, pipeline
 from segjax.data.dataset import Dataset, DatasetInfo
+from segjax.data.sets import digit_clips
 
 DATA = pathlib.Path(os.environ.get("SEGJAX_DATA") or "../shared/data")
 INFO = DatasetInfo("toy", ("a", "b"), np.zeros((2, 3), np.uint8), None, (0.0,) * 3, (1.0,) * 3, ("train",))

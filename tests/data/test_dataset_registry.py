@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from segjax.data import (
-    DATASETS,
+from segjax.data import DATASETS, load_dataset
+from segjax.data.dataset import DatasetInfo
+from segjax.data.sets import (
     acdc,
     ade20k,
     camvid,
@@ -23,14 +24,12 @@ from segjax.data import (
     digit_scenes,
     drive,
     isbi2012,
-    load_dataset,
     oxford_iiit_pet,
     pascal_context,
     phc_u373,
     voc2012,
 )
-from segjax.data.dataset import DatasetInfo
-from tests.data.test_folder import some, write
+from tests.data.sets.test_folder import some, write
 
 
 def test_an_unknown_name_gets_the_nearest_and_all_valid_ones():

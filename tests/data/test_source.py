@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segjax.data.augment.transforms import resize_image, resize_label
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.source import cached, resized
-from segjax.data.transforms import resize_image, resize_label
 from tests.references.resize import antialiased_bilinear, nearest_label
 
 INFO = DatasetInfo(

@@ -13,8 +13,8 @@ from segjax import build_evaluation
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL, denormalise
 from segjax.data import pipeline
+from segjax.data.augment.transforms import normalise
 from segjax.data.dataset import Dataset, DatasetInfo
-from segjax.data.transforms import normalise
 from segjax.evaluation import robustness
 from segjax.evaluation.protocol import Protocol
 from tests.references.metrics import scores as reference_scores

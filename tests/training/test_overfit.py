@@ -10,8 +10,10 @@ from experiments.digit_scenes.mask2former import get_config
 from segjax import build, build_evaluation
 from segjax.core import sharding
 from segjax.core.config import default_config
-from segjax.data import digit_clips, load_dataset, transforms
+from segjax.data import load_dataset
+from segjax.data.augment import transforms
 from segjax.data.dataset import Dataset
+from segjax.data.sets import digit_clips
 from segjax.evaluation import metrics
 from segjax.models import MODELS
 from segjax.training.step import centre_crop, jit_train_step
