@@ -35,6 +35,9 @@ def get_config(variant: str = "classes") -> ConfigDict:
         dropout=0.0,
         attention=True,
     )
+    # Where it goes on from a U-Net-ResNet, config.init.path, it takes the backbone alone.
+    config.init.allow_missing = "params/(decoder|levels|pixel_decoder|predictor|query)"
+    config.init.allow_unused = "/(up[0-9]+_|head)"
     config.loss.masks.segments = variant or "classes"
     config.loss.masks.instances = 16
     config.loss.masks.points = 1024
