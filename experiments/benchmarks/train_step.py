@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks import attention_networks
 from experiments.benchmarks.facts import RESULTS, facts, write_rows
 from segjax.models import build_model, deeplab_v3plus, pspnet
-from segjax.models.output import Output
+from segjax.models.output import MaskOutput, Output
 from tests.references.pytorch import library, torch
 
 CLASSES = 11
@@ -35,8 +36,9 @@ def segmentation(name, **fields):
     return getattr(networks, name)(weights=None, weights_backbone=None, num_classes=CLASSES, **fields)
 
 
-def smp(name):
-    return getattr(library("segmentation_models_pytorch"), name)("resnet34", encoder_weights=None, classes=CLASSES)
+def smp(name, **fields):
+    network = getattr(library("segmentation_models_pytorch"), name)
+    return network("resnet34", encoder_weights=None, classes=CLASSES, **fields)
 
 
 def written(file, name, **fields):
@@ -167,6 +169,38 @@ def upernet_swin():
     )
 
 
+def upernet_convnext():
+    fields = dict(out_features=[f"stage{i}" for i in (1, 2, 3, 4)], drop_path_rate=0.0)
+    fields |= dict(hidden_sizes=[96, 192, 384, 768], depths=[3, 3, 9, 3])
+    return of_transformers(
+        "UperNetForSemanticSegmentation",
+        "UperNetConfig",
+        backbone_config=library("transformers").ConvNextConfig(**fields),
+        use_auxiliary_head=False,
+    )
+
+
+def mask2former():
+    """Of each layer class and mask logits, as ours gives them."""
+    transformers = library("transformers")
+    backbone = transformers.ResNetConfig(out_features=[f"stage{i}" for i in (1, 2, 3, 4)])
+    config = transformers.Mask2FormerConfig(backbone_config=backbone, num_labels=CLASSES, dropout=0.0)
+    network = transformers.Mask2FormerForUniversalSegmentation(config)
+    forward = network.forward
+
+    def outputs(image):
+        found = forward(image, output_auxiliary_logits=True)
+        layers = [tensor for layer in found.auxiliary_logits for tensor in layer.values()]
+        return Masks([*layers, found.class_queries_logits, found.masks_queries_logits])
+
+    network.forward = outputs
+    return network
+
+
+class Masks(list):
+    """Of a network that classifies masks; their loss here is the mean square of each, so that no matching counts."""
+
+
 def segmenter():
     decoder = torch.nn.Linear(192, CLASSES)
     fields = dict(patch_size=16, embed_dim=192, depth=12, num_heads=3)
@@ -243,6 +277,23 @@ PAIRS = {
     "upernet, Swin-T": Pair(
         "upernet", dict(backbone="swin_tiny", drop_path=0.0, auxiliary=False, dropout=0.0), upernet_swin
     ),
+    "upernet, ConvNeXt-T": Pair(
+        "upernet", dict(backbone="convnext_tiny", drop_path=0.0, auxiliary=False, dropout=0.0), upernet_convnext
+    ),
+    "mask2former, ResNet-50": Pair("mask2former", dict(backbone="resnet50"), mask2former),
+    "unet_resnet, ResNet-34 with scSE": Pair(
+        "unet_resnet",
+        dict(backbone="resnet34", attention="scse"),
+        lambda: smp("Unet", decoder_attention_type="scse"),
+    ),
+    "nonlocal_net, ResNet-50": Pair(
+        "nonlocal_net", dict(backbone="resnet50"), lambda: attention_networks.NonLocalNet(CLASSES)
+    ),
+    "danet, ResNet-50": Pair("danet", dict(backbone="resnet50"), lambda: attention_networks.DANet(CLASSES)),
+    "ccnet, ResNet-50": Pair("ccnet", dict(backbone="resnet50", stem="7x7"), lambda: attention_networks.CCNet(CLASSES)),
+    "ocrnet, ResNet-50": Pair(
+        "ocrnet", dict(backbone="resnet50", stem="7x7"), lambda: attention_networks.OCRNet(CLASSES)
+    ),
     "fc_densenet56": Pair("fc_densenet", {}, lambda: written("fc_densenet", "FCDenseNet56")),
 }
 """smp's encoder of PSPNet has two stages more than it uses, so that its parameters are more."""
@@ -259,6 +310,8 @@ def our_step(name, fields, image, label):
         output, moved = model.apply(
             {"params": params, **model_state}, image, train=True, mutable=list(model_state), rngs={"dropout": key}
         )
+        if isinstance(output, MaskOutput):
+            return sum(jnp.square(part).mean() for part in (*output.class_logits, *output.mask_logits)), moved
         parts = (output.logits, *output.auxiliary) if isinstance(output, Output) else (output,)
         losses = [optax.softmax_cross_entropy_with_integer_labels(part, label).mean() for part in parts]
         return sum(losses), moved
@@ -288,8 +341,11 @@ def their_step(module, image, label):
 
     def run(index):
         output = module(image)
-        parts = output.values() if isinstance(output, dict) else [output]
-        loss = sum(torch.nn.functional.cross_entropy(part, label) for part in parts)
+        if isinstance(output, Masks):
+            loss = sum(part.square().mean() for part in output)
+        else:
+            parts = output.values() if isinstance(output, dict) else [output]
+            loss = sum(torch.nn.functional.cross_entropy(part, label) for part in parts)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
