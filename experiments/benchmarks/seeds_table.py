@@ -18,12 +18,11 @@ import csv
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from scipy import stats
+from segjax.studies.statistics import paired_difference, summarize, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments/results"
@@ -118,8 +117,8 @@ def scores_of(rows):
 
 
 def mean_and_spread(values):
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
+    found = summarize(values)
+    return f"{found.mean:.2f}" + (f" ± {found.std:.2f}" if found.count > 1 else "")
 
 
 def table(rows):
@@ -128,9 +127,9 @@ def table(rows):
     titles = ["experiment", *(f"val {SCORES[score]}, %" for score in names), "seeds", "parameters", "minutes a run"]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     groups = grouped(rows)
-    for name in sorted(groups, key=lambda name: -statistics.mean(float(each["mIoU"]) for each in groups[name])):
+    for name in sorted(groups, key=lambda name: -summarize([float(each["mIoU"]) for each in groups[name]]).mean):
         mine = groups[name]
-        minutes = statistics.mean(float(each["minutes"]) for each in mine)
+        minutes = summarize([float(each["minutes"]) for each in mine]).mean
         scores = [mean_and_spread([float(each[score]) for each in mine]) if score in mine[0] else "" for score in names]
         lines.append(
             "| " + " | ".join([name, *scores, str(len(mine)), f"{mine[0]['params']:,}", f"{minutes:.1f}"]) + " |"
@@ -146,11 +145,12 @@ def comparison(rows, pair):
         return ""
     lines = [f"\n{pair[0]} minus {pair[1]}, {len(seeds)} seeds, percentage points:\n"]
     for score in scores_of([ours[seeds[0]], others[seeds[0]]]):
-        differences = [float(ours[seed][score]) - float(others[seed][score]) for seed in seeds]
-        mean, error = statistics.mean(differences), statistics.stdev(differences) / len(seeds) ** 0.5
-        half = error * stats.t.ppf(0.975, len(seeds) - 1)
-        verdict = "" if abs(mean) > half else ", not significant"
-        lines.append(f"- {SCORES[score]}: {mean:+.2f}, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}{verdict}")
+        pairs = ([float(each[seed][score]) for seed in seeds] for each in (ours, others))
+        found = paired_difference(*pairs)
+        doubt = "" if verdict(found.p, (found.low, found.high)) == "significant" else ", not significant"
+        lines.append(
+            f"- {SCORES[score]}: {found.mean:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}{doubt}"
+        )
     return "\n".join(lines) + "\n"
 
 
