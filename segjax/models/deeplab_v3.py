@@ -58,6 +58,7 @@ class DeepLabV3(nn.Module):
       auxiliary, auxiliary_level: in training, score the features of this level, 8 or 16, too.
       auxiliary_dropout: rate in the auxiliary head.
       width: of the backbone, in 64ths of the published one.
+      image_pooling: with the pyramid's image-level features; False is a row of the paper's table 5.
     """
 
     num_classes: int
@@ -74,6 +75,7 @@ class DeepLabV3(nn.Module):
     auxiliary_level: int = 16
     auxiliary_dropout: float = 0.1
     width: int = 64
+    image_pooling: bool = True
 
     def __post_init__(self):
         if self.output_stride not in (8, 16, 32) or self.auxiliary_level not in (8, 16):
@@ -103,9 +105,14 @@ class DeepLabV3(nn.Module):
         features = build_backbone(
             self.backbone, dtype=self.dtype, output_stride=self.output_stride, name="backbone", **fields
         )(image, train=train)
-        x = ASPP(tuple(self.rates), self.features, dropout=self.dropout, dtype=self.dtype, name="aspp")(
-            features[32], train=train
-        )
+        x = ASPP(
+            tuple(self.rates),
+            self.features,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            pooling=self.image_pooling,
+            name="aspp",
+        )(features[32], train=train)
         if self.refine:
             x = ConvBlock(self.features, dtype=self.dtype, name="refine")(x, train=train)
         scores = Conv(self.num_classes, (1, 1), dtype=self.dtype, name="head")(x)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from segjax.models.backbones.vgg import CHANNELS, CONVOLUTIONS
 from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.unpool import max_pool_with_places, max_unpool
+from segjax.models.layers.upsample import resize_bilinear
 
 
 class Form(NamedTuple):
@@ -54,6 +55,12 @@ FORMS = {
     "basic": Form((1, 1, 1, 1), (1, 1, 1, 1), 7, False, 1, 2),
 }
 
+DECODERS = ("indices", "bilinear", "addition", "single_channel")
+"""How the decoder upsamples, PAMI 2017, section 3.1: unpooling by the indices as published; bilinear resizing
+in its place; SegNet-Basic-EncoderAddition, where each decoder's output is added to what the encoder of its stage has
+pooled; SegNet-Basic-SingleChannelDecoder, whose filters see their own channel alone. The paper's Bilinear-Interpolation
+has no convolutions in the decoder; here it differs from SegNet by the resizing alone."""
+
 DROPOUT_AT = ("central", "encoder", "decoder", "encoder_decoder", "center", "classifier")
 """Bayesian SegNet, section 4.1: after which units there is dropout; "center" is after the deepest encoder alone."""
 
@@ -61,6 +68,9 @@ VARIANTS = {
     # PAMI 2017. SegNet-Basic has 1.425 M parameters (table 1); of SegNet table 6 gives the size of the file, 117 MB.
     "segnet": dict(form="vgg16", width=64, dropout=0.0),
     "segnet_basic": dict(form="basic", width=64, dropout=0.0),
+    # Section 3.1, table 1, where they have 1.425 and 0.625 M parameters.
+    "segnet_basic_encoder_addition": dict(form="basic", width=64, dropout=0.0, decoder="addition"),
+    "segnet_basic_single_channel_decoder": dict(form="basic", width=64, dropout=0.0, decoder="single_channel"),
     # arXiv:1511.02680: dropout of 0.5 after the central encoders and decoders, the arrangement found best in table 1;
     # how many these are is from bayesian_segnet_train (3 and 3) and bayesian_segnet_basic_train (2 and 2).
     "bayesian_segnet": dict(form="vgg16", width=64, dropout=0.5, dropout_at="central"),
@@ -84,6 +94,7 @@ class SegNet(nn.Module):
       width: channels of the first stage, 64 as published.
       dropout: rate; 0 is SegNet, 0.5 Bayesian SegNet.
       dropout_at: one of DROPOUT_AT.
+      decoder: one of DECODERS; the last two are of the form "basic".
     """
 
     num_classes: int
@@ -92,11 +103,17 @@ class SegNet(nn.Module):
     width: int = 64
     dropout: float = 0.0
     dropout_at: str = "central"
+    decoder: str = "indices"
 
     def __post_init__(self):
-        for field, allowed in (("form", tuple(FORMS)), ("dropout_at", DROPOUT_AT)):
+        for field, allowed in (("form", tuple(FORMS)), ("dropout_at", DROPOUT_AT), ("decoder", DECODERS)):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"SegNet's {field} must be in {allowed}; received {getattr(self, field)!r}")
+        if self.form != "basic" and self.decoder in ("addition", "single_channel"):
+            raise ValueError(
+                f"SegNet's decoder={self.decoder!r} needs form='basic', whose stages have equal channels;"
+                f" received {self.form!r}"
+            )
         if self.width < 1 or not 0 <= self.dropout < 1:
             raise ValueError(
                 f"SegNet needs width >= 1 and 0 <= dropout < 1; received width={self.width}, dropout={self.dropout}"
@@ -115,19 +132,26 @@ class SegNet(nn.Module):
         for stage, count in enumerate(form.convolutions, start=1):
             for i in range(1, count + 1):
                 x = self._convolution(x, channels[stage - 1], self._name(stage, i), nn.relu, train)
-            size = x.shape[1:3]
+            before = x
             x, place = max_pool_with_places(x, "CEIL")
-            pooled.append((place, size))
+            pooled.append((before, place))
             x = self._drop(x, "encoder", stage, train)
         for stage, count in reversed(list(enumerate(form.convolutions, start=1))):
-            x = max_unpool(x, *pooled[stage - 1])
+            before, place = pooled[stage - 1]
+            if self.decoder == "bilinear":
+                x = _enlarged(x, before.shape[1:3])
+            else:
+                x = max_unpool(x, place, before.shape[1:3])
             # The mirror of the encoder's convolutions: each gives as many channels as its counterpart has read.
             # That of the very first one is the classifier in the large form.
             last = 2 if stage == 1 and form.head == 3 else 1
             for i in range(count, last - 1, -1):
                 features = channels[stage - 1] if i > 1 else channels[max(stage - 2, 0)]
                 activation = nn.relu if form.decoder_relu else None
-                x = self._convolution(x, features, self._name(stage, i, decoder=True), activation, train)
+                groups = features if self.decoder == "single_channel" else 1
+                x = self._convolution(x, features, self._name(stage, i, decoder=True), activation, train, groups)
+            if self.decoder == "addition":
+                x = x + before
             x = self._drop(x, "decoder", stage, train)
         he_normal = nn.initializers.he_normal()
         head = Conv(self.num_classes, (form.head,) * 2, kernel_init=he_normal, dtype=self.dtype, name="head")
@@ -139,9 +163,11 @@ class SegNet(nn.Module):
             return f"conv_decode{stage}" if decoder else f"conv{stage}"
         return f"conv{stage}_{i}_D" if decoder else f"conv{stage}_{i}"
 
-    def _convolution(self, x, features, name, activation, train):
+    def _convolution(self, x, features, name, activation, train, groups=1):
         kernel = (FORMS[self.form].kernel,) * 2
-        return ConvBlock(features, kernel, activation=activation, dtype=self.dtype, name=name)(x, train=train)
+        return ConvBlock(features, kernel, groups=groups, activation=activation, dtype=self.dtype, name=name)(
+            x, train=train
+        )
 
     def _drop(self, x, part, stage, train):
         """Dropout after this unit, if the arrangement has one there."""
@@ -156,3 +182,8 @@ class SegNet(nn.Module):
             "classifier": part == "decoder" and stage == 1,
         }[self.dropout_at]
         return nn.Dropout(self.dropout, deterministic=not train)(x) if here else x
+
+
+def _enlarged(x, size):
+    """Twice as large, and without what hung over the edge when a size was odd."""
+    return resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))[:, : size[0], : size[1]]

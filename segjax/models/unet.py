@@ -53,6 +53,8 @@ class UNet(nn.Module):
       norm: "none" as published, or "batch" after each 3x3 convolution.
       dropout: rate after the last two levels of the contracting path (section 3.1); the paper gives no rate.
       up: "transposed" 2x2 convolution as published, or "bilinear" resizing after a 1x1 convolution.
+      skips: False for an encoder and decoder without skip connections, the ablation of Drozdzal et al. 2016
+        (arXiv:1608.04117); the first convolution of each level on the way up then reads half as many channels.
     """
 
     num_classes: int
@@ -63,6 +65,7 @@ class UNet(nn.Module):
     norm: str = "batch"
     dropout: float = 0.0
     up: str = "transposed"
+    skips: bool = True
 
     def __post_init__(self):
         choices = {"padding": ("valid", "same"), "norm": ("none", "batch"), "up": ("transposed", "bilinear")}
@@ -82,7 +85,7 @@ class UNet(nn.Module):
         """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes].
 
         `remember` is what a recurrent network puts between the two paths, at strides 1 to 2**depth, and `gate` what an
-        attention network puts on the skip connections, at strides 2**(depth - 1) to 1.
+        attention network puts on the skip connections, at strides 2**(depth - 1) to 1; it is not called without them.
         """
         height, width = image.shape[1:3]
         if self.padding == "valid":
@@ -123,9 +126,10 @@ class UNet(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = remember(2**self.depth, x)
         for level in reversed(range(self.depth)):
-            skip = gate(2**level, skips[level], x)
+            skip = gate(2**level, skips[level], x) if self.skips else None
             x = self._upsample(x, level)
-            x = jnp.concatenate([_centre_crop(skip, x.shape[1:3]), x], axis=-1)
+            if skip is not None:
+                x = jnp.concatenate([_centre_crop(skip, x.shape[1:3]), x], axis=-1)
             x = self._two_convolutions(x, level, f"up{level}", train)
         logits = Conv(self.num_classes, (1, 1), kernel_init=HE_NORMAL, dtype=self.dtype, name="head")(x)
         return logits.astype(jnp.float32)

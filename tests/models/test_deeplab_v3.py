@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from segjax.convert.torchvision import DEEPLAB_V3
 from segjax.models import build_model, count_params
 from segjax.models.deeplab_v3 import VARIANTS, DeepLabV3
-from tests.models.variables import random_image
+from segjax.models.layers.aspp import ASPP
+from tests.models.variables import fast_jit, random_image, random_variables
 
 # torchvision's documentation of the weights: 21 classes, with the auxiliary head.
 PUBLISHED_PARAMETERS = {
@@ -35,6 +37,28 @@ def test_the_papers_form_is_the_pyramid_alone():
     branches = 2048 * 256 * (1 + 3 * 9 + 1) + 5 * 2 * 256
     count = 44_549_160 - (2048 + 1) * 1000 + branches + 5 * 256 * 256 + 2 * 256 + (256 + 1) * 21
     assert count_params(shapes_of(model)[1]) == count
+
+
+def test_without_image_pooling_a_branch_is_missing():
+    """Table 5's other rows: what is left is the pyramid whose projection gives the branch no weight."""
+    bare, full = ASPP((1, 2), features=4, dropout=0.0, pooling=False), ASPP((1, 2), features=4, dropout=0.0)
+    variables = random_variables(bare, (1, 9, 9, 3), train=False)
+    grown = random_variables(full, (1, 9, 9, 3), train=False, seed=1)
+    for collection, trees in variables.items():
+        grown[collection] = {**grown[collection], **trees}
+    project = variables["params"]["project"]
+    assert project["conv"]["kernel"].shape[2] == 3 * 4
+    kernel = jnp.pad(project["conv"]["kernel"], ((0, 0), (0, 0), (0, 4), (0, 0)))
+    grown["params"]["project"] = {**project, "conv": {"kernel": kernel}}
+    image = random_image((2, 9, 12, 3))
+
+    def both(a, b, x):
+        return bare.apply(a, x, train=False), full.apply(b, x, train=False)
+
+    np.testing.assert_allclose(*fast_jit(both)(variables, grown, image), rtol=1e-5, atol=1e-5)
+    network = build_model("deeplab_v3", num_classes=3, backbone="resnet18", width=4, features=4, image_pooling=False)
+    pyramid = shapes_of(network)[1]["params"]["aspp"]
+    assert sorted(pyramid) == ["branch_0", "branch_1", "branch_2", "branch_3", "project"]
 
 
 def torchvision_pair(variant, train):

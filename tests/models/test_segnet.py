@@ -162,7 +162,21 @@ def test_published_parameter_counts():
     reference = ReferenceSegNetBasic(11)
     assert parameters == sum(parameter.numel() for parameter in reference.parameters())
     for variant in VARIANTS:
-        assert count(variant, 11) == count("segnet_basic" if "basic" in variant else "segnet", 11)
+        if "single_channel" not in variant:
+            assert count(variant, 11) == count("segnet_basic" if "basic" in variant else "segnet", 11)
+    # Table 1: 0.625 M.
+    parameters, convolutions = count("segnet_basic_single_channel_decoder", 11)
+    assert round(parameters / 25e3) * 25e3 == 0.625e6 and convolutions == 9
+
+
+@pytest.mark.parametrize("decoder", ["bilinear", "addition", "single_channel"])
+def test_decoder_variants_equal_the_reference(decoder):
+    theirs = randomised(ReferenceSegNetBasic(5, width=4, decoder=decoder)).eval()
+    ours = SegNet(5, form="basic", width=4, decoder=decoder)
+    image = random_image((2, 37, 50, 3))
+    with torch.no_grad():
+        expected = nhwc(theirs(nchw(image)))
+    assert_close(fast_jit(ours.apply)(converted(theirs, ours, RULES), image), expected)
 
 
 @pytest.mark.parametrize(
@@ -218,3 +232,7 @@ def test_wrong_fields_are_explained():
         SegNet(5, dropout_at="middle")
     with pytest.raises(ValueError, match="0 <= dropout < 1"):
         SegNet(5, dropout=1.0)
+    with pytest.raises(ValueError, match="decoder must be in .*received 'nearest'"):
+        SegNet(5, decoder="nearest")
+    with pytest.raises(ValueError, match="decoder='addition' needs form='basic'.*received 'vgg16'"):
+        SegNet(5, decoder="addition")

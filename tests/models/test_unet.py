@@ -64,6 +64,22 @@ def test_original_form_equals_numpy_reference():
     np.testing.assert_allclose(logits, expected[:, :7, :9], rtol=1e-4, atol=1e-4)
 
 
+def test_without_skips_equals_numpy_reference():
+    model = small_original().clone(skips=False)
+    variables = random_variables(model, (1, 7, 9, 1))
+    image = random_image((1, 48, 52, 1))
+    expected = original_unet(variables["params"], image, depth=2, with_skips=False)
+    network = jax.jit(lambda v, x: model.apply(v, x, method="network"))(variables, image)
+    np.testing.assert_allclose(network, expected, rtol=1e-4, atol=1e-4)
+
+    # Half of the channels that the first convolutions of a level read came from the skip connection.
+    def weights(params):
+        return {level: params[f"up{level}_conv0"]["conv"]["kernel"].size for level in (0, 1)}
+
+    full = jax.eval_shape(lambda: small_original().init(jax.random.key(0), image))["params"]
+    assert {level: 2 * count for level, count in weights(variables["params"]).items()} == weights(full)
+
+
 def test_dropout_acts_in_training_only():
     model = small_original()
     variables = random_variables(model, (1, 7, 9, 1))

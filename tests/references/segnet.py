@@ -12,9 +12,9 @@ nn, F = torch.nn, torch.nn.functional
 class Layer(nn.Module):
     """Convolution without bias, batch normalisation, and ReLU where wanted."""
 
-    def __init__(self, inputs, outputs, kernel, relu=True):
+    def __init__(self, inputs, outputs, kernel, relu=True, groups=1):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, groups=groups)
         self.norm = nn.BatchNorm2d(outputs)
         self.relu = relu
 
@@ -31,17 +31,23 @@ def unpool(x, index, like):
     return F.max_unpool2d(x, index, 2, 2, output_size=like.shape[2:])
 
 
+def enlarge(x, like):
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)[..., : like.shape[2], : like.shape[3]]
+
+
 class SegNetBasic(nn.Module):
-    def __init__(self, num_classes, width=64, dropout=0.0):
+    def __init__(self, num_classes, width=64, dropout=0.0, decoder="indices"):
         super().__init__()
+        groups = width if decoder == "single_channel" else 1
+        self.enlarges, self.adds = decoder == "bilinear", decoder == "addition"
         self.conv1 = Layer(3, width, 7)
         self.conv2 = Layer(width, width, 7)
         self.conv3 = Layer(width, width, 7)
         self.conv4 = Layer(width, width, 7)
-        self.conv_decode4 = Layer(width, width, 7, relu=False)
-        self.conv_decode3 = Layer(width, width, 7, relu=False)
-        self.conv_decode2 = Layer(width, width, 7, relu=False)
-        self.conv_decode1 = Layer(width, width, 7, relu=False)
+        self.conv_decode4 = Layer(width, width, 7, relu=False, groups=groups)
+        self.conv_decode3 = Layer(width, width, 7, relu=False, groups=groups)
+        self.conv_decode2 = Layer(width, width, 7, relu=False, groups=groups)
+        self.conv_decode1 = Layer(width, width, 7, relu=False, groups=groups)
         self.head = nn.Conv2d(width, num_classes, 1)
         self.drop = nn.Dropout(dropout)
 
@@ -56,11 +62,15 @@ class SegNetBasic(nn.Module):
         x4 = self.conv4(p3)
         p4, index4 = pool(x4)
         p4 = self.drop(p4)
-        d4 = self.drop(self.conv_decode4(unpool(p4, index4, x4)))
-        d3 = self.drop(self.conv_decode3(unpool(d4, index3, x3)))
-        d2 = self.conv_decode2(unpool(d3, index2, x2))
-        d1 = self.conv_decode1(unpool(d2, index1, x1))
+        d4 = self.drop(self.decode(self.conv_decode4, p4, index4, x4))
+        d3 = self.drop(self.decode(self.conv_decode3, d4, index3, x3))
+        d2 = self.decode(self.conv_decode2, d3, index2, x2)
+        d1 = self.decode(self.conv_decode1, d2, index1, x1)
         return self.head(d1)
+
+    def decode(self, layer, x, index, encoder):
+        y = layer(enlarge(x, encoder) if self.enlarges else unpool(x, index, encoder))
+        return y + encoder if self.adds else y
 
 
 STAGES = (("1_1", "1_2"), ("2_1", "2_2"), ("3_1", "3_2", "3_3"), ("4_1", "4_2", "4_3"), ("5_1", "5_2", "5_3"))

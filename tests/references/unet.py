@@ -6,7 +6,7 @@ from tests.references.convolution import convolution, max_pool
 from tests.references.upsample import conv_transpose
 
 
-def original_unet(params, image, depth):
+def original_unet(params, image, depth, with_skips=True):
     """The unpadded network without dropout: image [N, H, W, C] to logits [N, H', W', num_classes]."""
 
     def two_convolutions(x, name):
@@ -26,5 +26,5 @@ def original_unet(params, image, depth):
         skip = skips[level]
         top, left = (skip.shape[1] - x.shape[1]) // 2, (skip.shape[2] - x.shape[2]) // 2
         skip = skip[:, top : top + x.shape[1], left : left + x.shape[2]]
-        x = two_convolutions(np.concatenate([skip, x], axis=-1), f"up{level}")
+        x = two_convolutions(np.concatenate([skip, x], axis=-1) if with_skips else x, f"up{level}")
     return convolution(x, params["head"]["kernel"]) + params["head"]["bias"]

@@ -25,6 +25,7 @@ class ASPP(nn.Module):
       depthwise_norm: see `SeparableConvBlock`.
       dropout: rate after the projection; not in the papers, but in all reference codes.
       dtype: compute dtype.
+      pooling: with the pooled branch, the image-level features; without, the pyramid alone (Chen et al. 2017, table 5).
     """
 
     rates: tuple[int, ...]
@@ -33,6 +34,7 @@ class ASPP(nn.Module):
     depthwise_norm: bool = True
     dropout: float = 0.5
     dtype: Any = jnp.float32
+    pooling: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -40,9 +42,10 @@ class ASPP(nn.Module):
         branches = [self._pointwise(x, "branch_0", train)]
         for i, rate in enumerate(self.rates, start=1):
             branches.append(self._dilated(rate, f"branch_{i}")(x, train=train))
-        pooled = x.mean((1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
-        pooled = self._pointwise(pooled, "pooling", train)
-        branches.append(jnp.broadcast_to(pooled, branches[0].shape))  # bilinear interpolation of one pixel
+        if self.pooling:
+            pooled = x.mean((1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
+            pooled = self._pointwise(pooled, "pooling", train)
+            branches.append(jnp.broadcast_to(pooled, branches[0].shape))  # bilinear interpolation of one pixel
         y = self._pointwise(jnp.concatenate(branches, axis=-1), "project", train)
         return nn.Dropout(self.dropout, deterministic=not train)(y)
 
