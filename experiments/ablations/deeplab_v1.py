@@ -1,0 +1,67 @@
+"""DeepLab v1: the field of view of fc6, and what the CRF adds.
+
+Paper: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", ICLR 2015,
+table 2; scores before the CRF are in table 1 of Chen et al. 2018 (PAMI, DeepLab v2), of the same networks.
+Command: python -m segjax.ablate --config experiments/ablations/deeplab_v1.py --workdir DIR
+  variants: "small" (digit_scenes, narrow, half of the rates, since the scenes have 128 pixels instead of 321, and the
+  CRF for LargeFOV alone) and "full" (VOC 2012, with batch normalisation in VGG16, so its weights are those of vgg16_bn:
+  --set init.path=FILE --set init.source=torchvision).
+Time and score: not run yet.
+
+The networks learn by the later recipe (poly, 20,000 steps), which table 2 of the second paper found 3.63 % better than
+the one behind the numbers here. A row with the CRF trains its network anew, to the same weights. The paper's rows with
+features of several layers (MSc) are not here.
+"""
+
+from experiments.ablations.common import is_full, short, voc2012_config
+from experiments.digit_scenes import deeplab_v1
+from segjax.core.config import finish
+from segjax.studies.study import Axis, Published, Study
+
+CRF = {"evaluation.crf.iterations": 10}
+
+# Kernel and rate of fc6, channels, and the scores before and after the CRF.
+NETWORKS = {
+    "LargeFOV": (3, 12, 1024, 62.25, 67.64),
+    "7x7": (7, 4, 4096, 64.38, 67.64),
+    "4x4_rate_4": (4, 4, 4096, 59.80, 63.74),
+    "4x4_rate_8": (4, 8, 4096, 63.41, 67.14),
+}
+
+
+def get_study(variant: str = "small") -> Study:
+    """Variants are those of VARIANTS in common.py."""
+    full = is_full(variant)
+    config = voc2012_config() if full else short(deeplab_v1.get_config())
+    if full:
+        config.model.update(name="deeplab_v1", width=64, batch_norm=True, dropout=0.5)
+    config.model.update(fc6_kernel=3, fc6_dilation=12, fc_channels=1024 if full else 256)
+    values, published = {}, {}
+    protocol = (
+        "VGG16 from ImageNet without batch normalisation, 6,000 steps by an older recipe, CRF tuned on 100 images"
+    )
+    for name, (kernel, rate, channels, before, after) in NETWORKS.items():
+        network = {"model.fc6_kernel": kernel, "model.fc6_dilation": rate if full else rate // 2}
+        if full:
+            network["model.fc_channels"] = channels
+        values[name] = network
+        published[name] = Published(before, "Chen et al. 2018, table 1", _ours(protocol, full))
+        if full or name == "LargeFOV":
+            values[f"{name}+CRF"] = {**network, **CRF}
+            published[f"{name}+CRF"] = Published(after, "Chen et al. 2015, table 2", _ours(protocol, full))
+    return Study(
+        title="DeepLab v1: field of view and CRF",
+        paper="Chen et al. 2015, table 2",
+        base=finish(config),
+        axes=(Axis("network", values),),
+        mode="grid",
+        published=published,
+        compare=(
+            *((name, "LargeFOV") for name in NETWORKS if name != "LargeFOV"),
+            *((name, name.removesuffix("+CRF")) for name in values if name.endswith("+CRF")),
+        ),
+    )
+
+
+def _ours(protocol, full):
+    return f"VOC 2012 val; {protocol}" + ("" if full else "; ours are on digit_scenes, narrow, from random weights")
