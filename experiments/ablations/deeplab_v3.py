@@ -30,8 +30,8 @@ def get_study(variant: str = "small") -> Study:
     rates, fourth = ((6, 12, 18), 24) if full else ((2, 3, 5), 6)
     config = voc2012_config() if full else short(deeplab_v3.get_config())
     if full:
-        # Section 4: crops of 513, batches of 16, 30,000 steps from a rate of 0.007, scales of 0.5 to 2. The weight decay
-        # is ours.
+        # Section 4: crops of 513, batches of 16, 30,000 steps from a rate of 0.007, scales of 0.5 to 2. It gives no
+        # weight decay.
         config.data.crop_size = (513, 513)
         config.data.batch_size = 16
         config.data.augment.scale = (0.5, 2.0)

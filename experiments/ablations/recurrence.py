@@ -49,7 +49,8 @@ def _davis2016():
     config.data.size = (0, 0)
     config.data.crop_size = (352, 352)
     network = dict(name="fcn", stride=8, width=64, fc_channels=1024, batch_norm=True, dropout=0.5)
-    config.model.update(network=ConfigDict(network), strides=(16, 8))
+    config.model.network = ConfigDict(network)
+    config.model.strides = (16, 8)
     config.training.steps = 10_000
     config.training.eval_every = 5000
     config.checkpoint.every = 1000

@@ -56,10 +56,10 @@ FORMS = {
 }
 
 DECODERS = ("indices", "bilinear", "addition", "single_channel")
-"""How the decoder upsamples, PAMI 2017, section 3.1: unpooling by the indices as published; bilinear resizing
-in its place; SegNet-Basic-EncoderAddition, where each decoder's output is added to what the encoder of its stage has
-pooled; SegNet-Basic-SingleChannelDecoder, whose filters see their own channel alone. The paper's Bilinear-Interpolation
-has no convolutions in the decoder; here it differs from SegNet by the resizing alone."""
+"""What the decoder gets, PAMI 2017, section 3.1: unpooling by the indices as published; bilinear resizing in its place;
+SegNet-Basic-EncoderAddition, where the encoder's pooled features of the same size (figure 3) are added to the output of
+each decoder but the last, which has none; SegNet-Basic-SingleChannelDecoder, whose filters see their own channel alone.
+The paper's Bilinear-Interpolation has no convolutions in the decoder; here the resizing alone differs from SegNet."""
 
 DROPOUT_AT = ("central", "encoder", "decoder", "encoder_decoder", "center", "classifier")
 """Bayesian SegNet, section 4.1: after which units there is dropout; "center" is after the deepest encoder alone."""
@@ -132,16 +132,13 @@ class SegNet(nn.Module):
         for stage, count in enumerate(form.convolutions, start=1):
             for i in range(1, count + 1):
                 x = self._convolution(x, channels[stage - 1], self._name(stage, i), nn.relu, train)
-            before = x
+            size = x.shape[1:3]
             x, place = max_pool_with_places(x, "CEIL")
-            pooled.append((before, place))
+            pooled.append((x, place, size))
             x = self._drop(x, "encoder", stage, train)
         for stage, count in reversed(list(enumerate(form.convolutions, start=1))):
-            before, place = pooled[stage - 1]
-            if self.decoder == "bilinear":
-                x = _enlarged(x, before.shape[1:3])
-            else:
-                x = max_unpool(x, place, before.shape[1:3])
+            _, place, size = pooled[stage - 1]
+            x = _enlarged(x, size) if self.decoder == "bilinear" else max_unpool(x, place, size)
             # The mirror of the encoder's convolutions: each gives as many channels as its counterpart has read.
             # That of the very first one is the classifier in the large form.
             last = 2 if stage == 1 and form.head == 3 else 1
@@ -150,8 +147,8 @@ class SegNet(nn.Module):
                 activation = nn.relu if form.decoder_relu else None
                 groups = features if self.decoder == "single_channel" else 1
                 x = self._convolution(x, features, self._name(stage, i, decoder=True), activation, train, groups)
-            if self.decoder == "addition":
-                x = x + before
+            if self.decoder == "addition" and stage > 1:
+                x = x + pooled[stage - 2][0]
             x = self._drop(x, "decoder", stage, train)
         he_normal = nn.initializers.he_normal()
         head = Conv(self.num_classes, (form.head,) * 2, kernel_init=he_normal, dtype=self.dtype, name="head")

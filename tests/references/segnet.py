@@ -62,15 +62,15 @@ class SegNetBasic(nn.Module):
         x4 = self.conv4(p3)
         p4, index4 = pool(x4)
         p4 = self.drop(p4)
-        d4 = self.drop(self.decode(self.conv_decode4, p4, index4, x4))
-        d3 = self.drop(self.decode(self.conv_decode3, d4, index3, x3))
-        d2 = self.decode(self.conv_decode2, d3, index2, x2)
+        d4 = self.drop(self.decode(self.conv_decode4, p4, index4, x4, p3))
+        d3 = self.drop(self.decode(self.conv_decode3, d4, index3, x3, p2))
+        d2 = self.decode(self.conv_decode2, d3, index2, x2, p1)
         d1 = self.decode(self.conv_decode1, d2, index1, x1)
         return self.head(d1)
 
-    def decode(self, layer, x, index, encoder):
+    def decode(self, layer, x, index, encoder, pooled=0):
         y = layer(enlarge(x, encoder) if self.enlarges else unpool(x, index, encoder))
-        return y + encoder if self.adds else y
+        return y + pooled if self.adds else y
 
 
 STAGES = (("1_1", "1_2"), ("2_1", "2_2"), ("3_1", "3_2", "3_3"), ("4_1", "4_2", "4_3"), ("5_1", "5_2", "5_3"))

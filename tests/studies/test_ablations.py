@@ -49,6 +49,7 @@ def test_every_row_of_a_study_is_valid(path, variant):
         texts.append(str(config.to_dict()))
         if config.evaluation.protocol:
             assert PROTOCOLS[config.evaluation.protocol].dataset == config.data.name
+        build.model(config, info_of(config))
         build.loss(config, info_of(config))
     assert len(set(texts)) == len(rows), "two rows are the same run"
     if variant == "small":
