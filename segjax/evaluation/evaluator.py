@@ -20,6 +20,8 @@ from segjax.evaluation.inference import Apply
 from segjax.evaluation.protocol import Protocol
 from segjax.evaluation.score import Score, finite_mean
 
+CLASS_COUNTS = ("intersection", "labelled", "predicted")
+
 
 class Totals(NamedTuple):
     """What is summed on the device over a split: O(classes^2) numbers, whatever the number of pixels."""
@@ -32,10 +34,11 @@ class Totals(NamedTuple):
 class Found(NamedTuple):
     """What a batch gives for each of its images, by name or, of the `Score`s, by their order; None where there is none.
 
-    `images` is what is left to be done on the host, and stays on the devices that have it until it is fetched.
+    `counts` is int32 [M, 3, C], see `class_counts`. `images` is what is left to be done on the host, and stays on the devices that have it until it is fetched.
     """
 
     built_in: dict[str, jax.Array]
+    counts: jax.Array
     kept: tuple[Any, ...]
     images: tuple[Any, ...]
 
@@ -97,13 +100,14 @@ class Evaluator:
         self._step = jax.jit(
             build_eval_step(predict if begin else _by_images(predict), dataset.info.num_classes, self._scores),
             in_shardings=(None, batch, whole, batch),
-            out_shardings=(whole, Found(whole, whole, batch), batch, batch),
+            out_shardings=(whole, Found(whole, whole, whole, batch), batch, batch),
         )
 
     def __call__(self, variables: Any) -> dict[str, Any]:
         """The scores of `segjax.evaluation.metrics.scores`, `per_image_mIoU`, `calibration_error`, `confusion`.
 
-        And `calibration_bins` of `metrics.calibration_bins`; for clips `temporal_consistency`, the mean over the frames
+        And `per_image_counts`, int32 [images, 3, C], `class_counts` of each image or frame in the order of the split,
+        whose sum over the images is the confusion matrix's diagonal and its sums over predictions and labels; and `calibration_bins` of `metrics.calibration_bins`; for clips `temporal_consistency`, the mean over the frames
         that have one before them; and what the `Score`s conclude.
         """
         totals = jax.device_put(self._empty_totals(), sharding.replicated(self._mesh))
@@ -127,7 +131,7 @@ class Evaluator:
             finished = host.results()
         self._draw(predictions)
         confusion = metrics.counts(totals.confusion)
-        built_in, kept = _in_order(every_found, np.concatenate(every_index))
+        built_in, per_image, kept = _in_order(every_found, np.concatenate(every_index))
         return {
             **metrics.scores(confusion),
             **{name: finite_mean(values) for name, values in built_in.items()},
@@ -136,6 +140,7 @@ class Evaluator:
             "calibration_error": metrics.expected_calibration_error(totals.calibration),
             "calibration_bins": metrics.calibration_bins(totals.calibration),
             "confusion": confusion,
+            "per_image_counts": per_image,
         }
 
     def _empty_totals(self):
@@ -168,7 +173,10 @@ class Evaluator:
         """Write the last call's scores and pictures. Returns the path of the first of these files:
 
         `evaluation-<protocol>.json`, with the scores of the classes by their names; `confusion-<protocol>.png`, the
-        share of each label's pixels that got each prediction; `reliability-<protocol>.png`; `predictions/<id>.png`.
+        share of each label's pixels that got each prediction; `reliability-<protocol>.png`; `predictions/<id>.png`;
+        and `per_image-<protocol>.npz`: ids, str [N], and int32 [N, C] pixels of each image, `intersection` (label and
+        prediction are the class), `labelled` and `predicted` (those of them that have a label), from which the scores
+        of any choice of images follow exactly.
         """
         folder = Path(folder)
         names = self.dataset.info.class_names
@@ -192,6 +200,8 @@ class Evaluator:
                 **(facts or {}),
             },
         )
+        counts = dict(zip(CLASS_COUNTS, scores["per_image_counts"].swapaxes(0, 1), strict=True))
+        np.savez_compressed(folder / f"per_image-{self.protocol.name}.npz", ids=np.array(self.dataset.ids), **counts)
         charts.draw_confusion(folder / f"confusion-{self.protocol.name}.png", scores["confusion"], names)
         charts.draw_reliability(folder / f"reliability-{self.protocol.name}.png", *scores["calibration_bins"])
         for name, panel in self.panels.items():
@@ -248,11 +258,11 @@ class _HostPart:
         }
 
 
-def _in_order(every_found: list[Found], indices: np.ndarray) -> tuple[dict[str, np.ndarray], tuple]:
+def _in_order(every_found: list[Found], indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, tuple]:
     """The values of all images in the order of the split, without the rows that fill a batch."""
     inside = np.flatnonzero(indices >= 0)
     order = inside[np.argsort(indices[inside])]
-    found = jax.device_get([(found.built_in, found.kept) for found in every_found])
+    found = jax.device_get([(found.built_in, found.counts, found.kept) for found in every_found])
     return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *found)
 
 
@@ -284,6 +294,7 @@ def build_eval_step(predict: Callable, num_classes: int, scores: Sequence[Score]
         )
         found = Found(
             {"per_image_mIoU": per_image_miou(per_image)},
+            class_counts(per_image),
             tuple(None if score.counts or score.each else of for score, of in zip(scores, measured, strict=True)),
             tuple(of if score.each else None for score, of in zip(scores, measured, strict=True)),
         )
@@ -305,6 +316,11 @@ def prediction_panel(image: np.ndarray, label: np.ndarray, prediction: np.ndarra
     error[label == IGNORE_LABEL] = (150, 150, 150)
     panels = [image, pictures.colourise(label, palette), pictures.colourise(prediction, palette), error]
     return pictures.panel_row(panels, ["image", "label", "prediction", "error"])
+
+
+def class_counts(confusion: jax.Array) -> jax.Array:
+    """int32 [N, C, C] -> int32 [N, 3, C] in the order of CLASS_COUNTS: what IoU, Dice and accuracy need of each image."""
+    return jnp.stack([jnp.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)], 1)
 
 
 def per_image_miou(confusion: jax.Array) -> jax.Array:

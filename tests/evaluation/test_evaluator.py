@@ -68,6 +68,19 @@ def expected_confusion():
     return confusion
 
 
+def expected_counts():
+    """Of each image, counted pixel by pixel: label and prediction agree, labelled, predicted where there is a label."""
+    counts = np.zeros((5, 3, 4), int)
+    for index in range(5):
+        example = Source()[index]
+        for label, prediction in zip(example["label"].ravel(), example["image"][..., 0].ravel(), strict=True):
+            if label != IGNORE_LABEL:
+                counts[index, 0, label] += label == prediction
+                counts[index, 1, label] += 1
+                counts[index, 2, prediction] += 1
+    return counts
+
+
 @pytest.mark.parametrize("multiple", [1, 8, 32])
 def test_every_labelled_pixel_counts_once_on_any_devices(one_device_mesh, multiple):
     one = evaluator(one_device_mesh, batch_size=2, multiple=multiple)({})
@@ -79,6 +92,8 @@ def test_every_labelled_pixel_counts_once_on_any_devices(one_device_mesh, multip
     accuracy = np.trace(expected_confusion()) / expected_confusion().sum()
     assert one["calibration_error"] == pytest.approx(abs(accuracy - 0.775), abs=1e-5)
     assert np.isnan(one["iou"][3])
+    np.testing.assert_array_equal(one["per_image_counts"], expected_counts())
+    np.testing.assert_array_equal(eight["per_image_counts"], expected_counts())
 
 
 def test_what_is_written(one_device_mesh, tmp_path):
@@ -92,6 +107,11 @@ def test_what_is_written(one_device_mesh, tmp_path):
     assert found["confusion"]["pixels"] == expected_confusion().tolist()
     assert found["weights"] == "w"
     assert {p.name for p in (tmp_path / "predictions").iterdir()} == {"x_0.png", "x_4.png"}
+    with np.load(tmp_path / "per_image-test_val_whole.npz") as counts:
+        assert counts["ids"].tolist() == [f"x/{k}" for k in range(5)]
+        for number, name in enumerate(("intersection", "labelled", "predicted")):
+            assert counts[name].dtype == np.int32
+            np.testing.assert_array_equal(counts[name], expected_counts()[:, number])
     table = score_table(scores, NAMES, PROTOCOL)
     assert f"{100 * scores['iou'][0]:.2f}" in table
     assert next(line for line in table.splitlines() if line.startswith("d ")).split() == ["d", "-", "-"]

@@ -94,6 +94,9 @@ def test_scores_are_those_of_the_frames_in_their_order(devices, batch_size, wind
     valid = labels != IGNORE_LABEL
     np.add.at(confusion, (labels[valid], predictions[valid]), 1)
     np.testing.assert_array_equal(scores["confusion"], confusion)
+    is_class = (labels[..., None] == range(CLASSES)), (predictions[..., None] == range(CLASSES)) & valid[..., None]
+    expected = [(is_class[0] & is_class[1]).sum((1, 2)), is_class[0].sum((1, 2)), is_class[1].sum((1, 2))]
+    np.testing.assert_array_equal(scores["per_image_counts"], np.stack(expected, 1), "frames count as images")
 
     groups = clips.find_clips(IDS)
     agreement = []
