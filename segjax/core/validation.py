@@ -35,11 +35,13 @@ def validate(config: ConfigDict) -> None:
     Raises:
       ValueError: names each field, what must hold and what was received.
     """
-    problems = list(_structure_problems(config, default_config(), ""))
-    if not problems:
-        problems = list(_value_problems(config))
-    if problems:
+    if problems := find_problems(config):
         raise ValueError("the config is not valid:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def find_problems(config: ConfigDict) -> list[str]:
+    """What is wrong with a config, a line each: fields that are missing or unknown, else values that must not be."""
+    return list(_structure_problems(config, default_config(), "")) or list(_value_problems(config))
 
 
 def _structure_problems(config: ConfigDict, defaults: ConfigDict, prefix: str):

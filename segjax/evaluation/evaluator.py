@@ -34,7 +34,8 @@ class Totals(NamedTuple):
 class Found(NamedTuple):
     """What a batch gives for each of its images, by name or, of the `Score`s, by their order; None where there is none.
 
-    `counts` is int32 [M, 3, C], see `class_counts`. `images` is what is left to be done on the host, and stays on the devices that have it until it is fetched.
+    `counts` is int32 [M, 3, C], see `class_counts`. `images` is what is left to be done on the host, and stays on the
+    devices that have it until it is fetched.
     """
 
     built_in: dict[str, jax.Array]
@@ -106,8 +107,8 @@ class Evaluator:
     def __call__(self, variables: Any) -> dict[str, Any]:
         """The scores of `segjax.evaluation.metrics.scores`, `per_image_mIoU`, `calibration_error`, `confusion`.
 
-        And `per_image_counts`, int32 [images, 3, C], `class_counts` of each image or frame in the order of the split,
-        whose sum over the images is the confusion matrix's diagonal and its sums over predictions and labels; and `calibration_bins` of `metrics.calibration_bins`; for clips `temporal_consistency`, the mean over the frames
+        And `per_image_counts`, int32 [images, 3, C]: `class_counts` of each image or frame in the order of the split;
+        `calibration_bins` of `metrics.calibration_bins`; for clips `temporal_consistency`, the mean over the frames
         that have one before them; and what the `Score`s conclude.
         """
         totals = jax.device_put(self._empty_totals(), sharding.replicated(self._mesh))
@@ -319,7 +320,7 @@ def prediction_panel(image: np.ndarray, label: np.ndarray, prediction: np.ndarra
 
 
 def class_counts(confusion: jax.Array) -> jax.Array:
-    """int32 [N, C, C] -> int32 [N, 3, C] in the order of CLASS_COUNTS: what IoU, Dice and accuracy need of each image."""
+    """int32 [N, C, C] -> int32 [N, 3, C] in the order of CLASS_COUNTS: what IoU, Dice and accuracy are made of."""
     return jnp.stack([jnp.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)], 1)
 
 

@@ -1,11 +1,18 @@
 """What an ablation study is: a base config, named axes along which it is changed, seeds, and a paper's numbers."""
 
+import ast
 import dataclasses
+import importlib.util
 import itertools
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from segjax.core import config as config_lib
 
 MODES = ("grid", "list", "one_at_a_time")
 
@@ -79,7 +86,8 @@ def rows(study: Study) -> list[Row]:
     A row's name, fit for a folder, is its labels joined by "+"; with one_at_a_time "base", or the label that differs.
 
     Raises:
-      ValueError: an unknown mode, axes of different length in a list, two rows of one name, or an axis without values.
+      ValueError: an unknown mode, axes of different length in a list, an axis without values, two rows of one name or
+        one that is unfit for a folder, or a comparison or published number of a row that is not there.
     """
     if study.mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}; received {study.mode!r}")
@@ -99,13 +107,24 @@ def rows(study: Study) -> list[Row]:
     names = [row.name for row in found]
     if len(set(names)) < len(names):
         raise ValueError(f"two rows of a study must not have one name; received {names}")
+    unfit = [name for name in names if not re.fullmatch(r"[\w+=.-]*\w[\w+=.-]*", name)]
+    if unfit:
+        raise ValueError(f"a row's name is that of a folder: letters, digits and _ + = . - only; received {unfit}")
+    named = {name for pair in study.compare for name in pair} | set(study.published)
+    if unknown := sorted(named - set(names)):
+        raise ValueError(f"compare and published must name rows of the study, {names}; received {unknown}")
     return found
 
 
 def _row(study: Study, labels: tuple[str, ...], name: str) -> Row:
     changes: dict[str, Any] = {}
     for axis, label in zip(study.axes, labels, strict=True):
-        changes.update(axis.values[label])
+        for path, value in axis.values[label].items():
+            if changes.setdefault(path, value) != value:
+                raise ValueError(
+                    f"two axes must not give one field different values in a row; in {name!r} {path} is"
+                    f" {changes[path]!r} and, by {axis.name!r}, {value!r}"
+                )
     return Row(name.replace("/", "_").replace(" ", "_"), labels, changes)
 
 
@@ -113,13 +132,92 @@ def run_config(study: Study, row: Row, seed: int) -> ConfigDict:
     """The locked config of one run.
 
     Raises:
-      KeyError, AttributeError, TypeError: a change names a field that is not there or has another type.
+      ValueError: a change names a field that is not there or has another type; all such changes are listed.
     """
-    config = study.base.copy_and_resolve_references()
-    for path, value in {**row.changes, "seed": seed}.items():
-        *folders, field = path.split(".")
-        part = config
-        for folder in folders:
-            part = part[folder]
-        part[field] = value
-    return config.lock()
+    return changed(study.base, {**row.changes, "seed": seed})
+
+
+def changed(base: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A locked copy of a config with other values at some paths ("optimizer.learning_rate").
+
+    Raises:
+      ValueError: lists every path that is not there, and every value of another type than the field's.
+    """
+    config, problems = base.copy_and_resolve_references().lock(), []
+    for path, value in changes.items():
+        part, folders = config, path.split(".")
+        for depth, name in enumerate(folders):
+            if not isinstance(part, ConfigDict) or name not in part:
+                known = part if isinstance(part, ConfigDict) else ()
+                problems.append(
+                    f"config.{'.'.join(folders[: depth + 1])} is unknown; {config_lib.nearest(name, known)}"
+                )
+                break
+            if depth + 1 < len(folders):
+                part = part[name]
+                continue
+            try:
+                part[name] = value
+            except TypeError:
+                kind = type(part[name]).__name__
+                problems.append(f"config.{path} must be of type {kind}; received {value!r}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return config
+
+
+def with_overrides(study: Study, texts: Sequence[str]) -> Study:
+    """The study whose base has other values: "training.steps=50", the value as a Python literal or else as text.
+
+    A row's own changes come after them.
+
+    Raises:
+      ValueError: no "=", or see `changed`.
+    """
+    changes = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set must be FIELD=VALUE, e.g. --set training.steps=50; received {text!r}")
+        try:
+            changes[path.removeprefix("config.")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[path.removeprefix("config.")] = value
+    return dataclasses.replace(study, base=changed(study.base, changes))
+
+
+def load_study(argument: str) -> Study:
+    """The study of a file `PATH` or `PATH:VARIANT`, from its `get_study(variant)`; without one, the file's default.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it has no get_study, or this gives no Study.
+    """
+    file, _, variant = argument.partition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"--config must be the file of a study, FILE or FILE:VARIANT; there is no {path}")
+    spec = importlib.util.spec_from_file_location(re.sub(r"\W", "_", path.stem), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_study"):
+        raise ValueError(f"{path} must have get_study(variant) -> segjax.studies.study.Study; it has none")
+    study = module.get_study(variant) if variant else module.get_study()
+    if not isinstance(study, Study):
+        raise ValueError(f"get_study of {path} must give a segjax.studies.study.Study; received {type(study).__name__}")
+    return study
+
+
+def to_dict(study: Study) -> dict[str, Any]:
+    """What study.json says of a study, in JSON's types; the changes of rows are tuples turned into lists."""
+    return {
+        "title": study.title,
+        "paper": study.paper,
+        "mode": study.mode,
+        "axes": [{"name": axis.name, "labels": list(axis.values)} for axis in study.axes],
+        "rows": [{"name": row.name, "labels": list(row.labels), "changes": dict(row.changes)} for row in rows(study)],
+        "seeds": list(study.seeds),
+        "compare": [list(pair) for pair in study.compare],
+        "published": {name: dataclasses.asdict(number) for name, number in study.published.items()},
+        "base": json.loads(config_lib.to_json(study.base)),
+    }

@@ -1,0 +1,59 @@
+"""From the config of a study's run to what its plan says of it: the cost of a training step, the machine's speed."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from segjax import build
+from segjax.core import sharding
+from segjax.studies.plan import Cost
+from segjax.training.step import jit_train_step
+
+
+def devices_per_run(config: ConfigDict) -> int:
+    """As many as config.parallel names; one where it takes what there is."""
+    return max(1, config.parallel.data) * max(1, config.parallel.fsdp)
+
+
+def step_cost(config: ConfigDict) -> Cost:
+    """Of the compiled training step, which is not executed: its FLOPs over all devices, and its bytes on one.
+
+    The bytes are those of its arguments (state and batch), its temporary buffers and its results, those that lie in
+    an argument's place not counted again. Not among them is what the framework or the process needs besides.
+
+    Raises:
+      ValueError, OSError: the model or the data set cannot be built.
+    """
+    mesh = sharding.make_mesh(max(1, config.parallel.data), max(1, config.parallel.fsdp))
+    sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh, config.training.accumulate)
+    dataset = build.datasets(config, [config.data.split])[config.data.split]
+    lies = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype), sharding=lies)
+        for name, array in build.training_batches(config, dataset)[0].items()
+    }
+    model = build.model(config, dataset.info)
+    _, shapes, shardings = build.state(config, model, mesh)
+    step = jit_train_step(build.train_step(config, model, dataset.info, shapes.params, mesh), shardings, mesh)
+    compiled = step.lower(shapes, batch).compile()
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    held += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Cost(mesh.size * (compiled.cost_analysis() or {}).get("flops", 0.0), held)
+
+
+def matrix_rate(dtype: str = "float32", size: int = 2048, products: int = 4) -> float:
+    """FLOP/s of the first device: the best of three chains of products of square matrices."""
+    multiply = jax.jit(lambda a, b: a @ b)
+    a = b = jnp.full((size, size), 1 / size, dtype)
+    multiply(a, b).block_until_ready()
+    times = []
+    for _ in range(3):
+        before = time.perf_counter()
+        for _ in range(products):
+            a = multiply(a, b)
+        a.block_until_ready()
+        times.append(time.perf_counter() - before)
+    return 2 * size**3 * products / min(times)
