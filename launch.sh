@@ -17,6 +17,7 @@ Makes .venv from the pinned requirements when it is not there yet (about a minut
   evaluate   scores of a trained model    --workdir DIR, or --config FILE --config.init.path=WEIGHTS
   predict    label maps of your images    --workdir DIR --input FILE|DIR|GLOB --output DIR
              or an overlaid video         --input VIDEO, or --clip --input FOLDER_OF_FRAMES
+  ablate     an ablation study's runs     --config FILE[:VARIANT] --workdir DIR [--plan] [--jobs N] [--slurm OPTIONS]
   compare    results side by side         --results FILE_OR_WORKDIR,FILE_OR_WORKDIR,...
   tune_crf   parameters of a CRF on top   --workdir DIR
   inspect    class table and pictures of a data set        --config FILE

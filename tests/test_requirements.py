@@ -28,3 +28,9 @@ def test_an_accelerators_packages_are_pinned_and_belong_to_the_same_jax(root, ki
         assert PINNED.fullmatch(line), line
         if line.startswith("jax-"):
             assert line.endswith(f"=={version}")
+
+
+@pytest.mark.parametrize("extra", ["slurm", "video"])
+def test_an_extra_that_tests_need_is_pinned_and_among_theirs(root, extra):
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    assert set(listed) <= set(lines(root / "tests" / "requirements.txt"))

@@ -86,6 +86,11 @@ def prepare(workdir: Path, config: ConfigDict) -> None:
         write_atomically(workdir / "config.json", config_lib.to_json(config))
 
 
+def command(workdir: Path) -> list[str]:
+    """Of a training that takes its config from its workdir."""
+    return [sys.executable, "-m", "segjax.train", f"--workdir={workdir}"]
+
+
 def start(workdir: Path, slot: Slot, before: Sequence[str] = ()) -> subprocess.Popen:
     """Start or go on with the training in a prepared workdir; its output goes to the end of log.txt.
 
@@ -105,7 +110,7 @@ def start(workdir: Path, slot: Slot, before: Sequence[str] = ()) -> subprocess.P
             log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} on {slot.name}\n")
             log.flush()
             return subprocess.Popen(
-                [*before, sys.executable, "-m", "segjax.train", f"--workdir={workdir}"],
+                [*before, *command(workdir)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
