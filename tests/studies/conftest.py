@@ -13,7 +13,6 @@ from segjax.studies.study import Axis, Published, Study, to_dict
 from tests.process import ROOT
 from tests.studies.test_plan import tiny
 
-
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 workdir = pathlib.Path(sys.argv[1])
