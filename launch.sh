@@ -19,6 +19,7 @@ Makes .venv from the pinned requirements when it is not there yet (about a minut
              or an overlaid video         --input VIDEO, or --clip --input FOLDER_OF_FRAMES
   ablate     an ablation study's runs     --config FILE[:VARIANT] --workdir DIR [--plan] [--jobs N] [--slurm OPTIONS]
   compare    results side by side         --results FILE_OR_WORKDIR,FILE_OR_WORKDIR,...
+  report     report.html, .md and .tex of an ablation study    --workdir DIR
   tune_crf   parameters of a CRF on top   --workdir DIR
   inspect    class table and pictures of a data set        --config FILE
   test       the linter and the tests; with arguments, pytest with these

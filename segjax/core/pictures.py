@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 BACKGROUND = (255, 255, 255)
 TEXT = (20, 20, 20)
 MARK = (0, 255, 0)
+TITLE_HEIGHT = 20
+"""Pixels that titles take above the pictures of a row."""
 
 
 def default_palette(num_classes: int) -> np.ndarray:
@@ -125,7 +127,7 @@ def panel_row(images: Sequence[np.ndarray], titles: Sequence[str] | None = None,
     """
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"each picture needs a title; received {len(titles)} titles, {len(images)} pictures")
-    top = 0 if titles is None else 20
+    top = 0 if titles is None else TITLE_HEIGHT
     height = max(image.shape[0] for image in images) + top
     canvas = Image.new("RGB", (sum(image.shape[1] for image in images) + gap * (len(images) - 1), height), BACKGROUND)
     draw, x = ImageDraw.Draw(canvas), 0
@@ -135,6 +137,19 @@ def panel_row(images: Sequence[np.ndarray], titles: Sequence[str] | None = None,
             draw.text((x + 2, top / 2), _shortened(titles[number], image.shape[1]), TEXT, _font(), anchor="lm")
         x += image.shape[1] + gap
     return np.asarray(canvas)
+
+
+def panels_of_row(row: np.ndarray, count: int, titles: bool = True, gap: int = 4) -> list[np.ndarray]:
+    """The pictures that `panel_row` put side by side, where they are of one size: `count` of uint8 [h, w, 3].
+
+    Raises:
+      ValueError: the row's size cannot be that of `count` pictures.
+    """
+    top = TITLE_HEIGHT if titles else 0
+    width, left_over = divmod(row.shape[1] - gap * (count - 1), count)
+    if left_over or width < 1 or row.shape[0] <= top:
+        raise ValueError(f"a row of {count} pictures of one size must be given; received one of {row.shape[:2]} pixels")
+    return [row[top:, number * (width + gap) :][:, :width] for number in range(count)]
 
 
 def grid(rows: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
