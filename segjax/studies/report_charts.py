@@ -91,7 +91,7 @@ def curves(title: str, axis: str, bands: Mapping[int, tuple[str, Band]], *, log:
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """About `wanted` round numbers from `low` or below to `high` or above, in steps of 1, 2 or 5 times a power of 10."""
+    """About `wanted` round numbers from `low` or below to `high` or above, steps of 1, 2 or 5 times a power of 10."""
     if not high > low:
         low, high = low - (abs(low) or 1) * 0.05, high + (abs(high) or 1) * 0.05
     rough = (high - low) / wanted

@@ -2,7 +2,7 @@
 
 # name -> (light, dark). --c0 to --c7 are the hues of Okabe and Ito 2008, which the colour-blind tell apart, made darker
 # or lighter until each has a contrast of 3:1 or more to the page.
-_COLOURS = {
+COLOURS = {
     "page": ("#fdfdfc", "#15171a"),
     "box": ("#f3f3f0", "#1f2226"),
     "text": ("#1b1c1e", "#e7e7e4"),
@@ -24,7 +24,7 @@ _COLOURS = {
 
 
 def _variables(theme: int) -> str:
-    return "".join(f"--{name}:{values[theme]};" for name, values in _COLOURS.items())
+    return "".join(f"--{name}:{values[theme]};" for name, values in COLOURS.items())
 
 
 STYLE = (

@@ -99,8 +99,9 @@ def method_words(report: Report) -> str:
         return ""
     return (
         f"Differences are in percentage points of {report.score}, of the first row minus the second. By seeds:"
-        " Student's t over the seeds that both rows have (would other trainings end so?). By images: paired bootstrap over the images of the"
-        " split, networks as they are (would other images say so?). p is the larger of the two tests', corrected by"
+        " Student's t over the seeds that both rows have (would other trainings end so?). By images: paired bootstrap"
+        " over the images of the split, networks as they are (would other images say so?). p is the larger of the two"
+        " tests', corrected by"
         f" Holm over {len(report.comparisons)} comparison{'s' * (len(report.comparisons) != 1)}; a difference is called"
         " significant at p < 0.05 where every interval that there is leaves out 0."
     )

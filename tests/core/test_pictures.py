@@ -135,3 +135,13 @@ def test_heat_is_brightest_where_the_weight_is_largest_and_marks_the_pixel():
 def test_heat_of_equal_weights_is_dark_everywhere():
     drawn = pictures.heat(np.full((4, 4, 3), 100, np.uint8), np.full((2, 2), 0.5))
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 1 and drawn.max() < 60
+
+
+@pytest.mark.parametrize("titles", [None, ["a", "b", "c"]])
+def test_panels_of_row_undoes_panel_row(titles):
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 256, (3, 5, 7, 3)).astype(np.uint8))
+    row = pictures.panel_row(images, titles, gap=2)
+    np.testing.assert_array_equal(pictures.panels_of_row(row, 3, titles is not None, gap=2), images)
+    with pytest.raises(ValueError, match="3 pictures"):
+        pictures.panels_of_row(row[:, 1:], 3, titles is not None, gap=2)
