@@ -34,7 +34,7 @@ def curves(title: str, axis: str, bands: Mapping[int, tuple[str, Band]], *, log:
       title: read out by screen readers.
       axis: of the values.
       bands: the row's number -> its name and its curve.
-      log: values that are not positive are left out then.
+      log: a logarithmic axis, where values reach over a factor of 3 or more; those that are not positive are left out.
       factor: that values are multiplied with.
     """
     drawn = {}
@@ -47,6 +47,7 @@ def curves(title: str, axis: str, bands: Mapping[int, tuple[str, Band]], *, log:
         return ""
     shown = np.concatenate([values.ravel() for _, _, values in drawn.values()])
     steps = np.concatenate([steps for _, steps, _ in drawn.values()])
+    log = log and shown.max() >= 3 * shown.min()
     ticks = log_ticks(shown.min(), shown.max()) if log else nice_ticks(shown.min(), shown.max())
     step_ticks = nice_ticks(min(0, steps.min()), steps.max())
     low, high = min(ticks[0], shown.min()), max(ticks[-1], shown.max())

@@ -104,15 +104,15 @@ def _table(
     )
 
 
-def _breakable(name: str) -> str:
-    """A row's name, which may go to the next line behind a "+"."""
-    return escape(name).replace("+", "+<wbr>")
+def _named(number: int, name: str) -> str:
+    """A row's line and name; the name may go to the next line behind a "+"."""
+    first, *others = escape(name).split("+")
+    return f'<span class="keep">{_swatch(number)}{first}</span>' + "".join(f"+<wbr>{part}" for part in others)
 
 
 def _swatch(number: int) -> str:
     style = charts.line_style(number)
-    # The word joiner keeps the line and the name behind it together.
-    return f'<svg class="swatch" viewBox="0 0 26 10" aria-hidden="true"><path d="M0 5H26" {style}/></svg>&#8288;'
+    return f'<svg class="swatch" viewBox="0 0 26 10" aria-hidden="true"><path d="M0 5H26" {style}/></svg>'
 
 
 def _verdict(found: Comparison) -> str:
@@ -124,7 +124,7 @@ def _results(report: Report) -> str:
     head = [escape(name) for name in text.header(report)]
     lines = []
     for number, row in enumerate(report.rows):
-        cells = [_swatch(number) + _breakable(row.name), *map(escape, row.labels)]
+        cells = [_named(number, row.name), *map(escape, row.labels)]
         if text.has_published(report):
             value, mark = text.published(report, row)
             cells.append(value + (f'<sup><a href="#note-{mark}">{mark}</a></sup>' if mark else ""))
@@ -158,7 +158,8 @@ def _to_base(report: Report, row: ReportRow) -> str:
         return text.DASH
     by = found.by_seeds if math.isfinite(found.by_seeds[0]) else found.by_images
     bounds = f" {text.interval(*by)}" if math.isfinite(by[0]) else ""
-    return f"{text.percent(found.difference, sign=True)}{bounds}<small>{_verdict(found)}</small>"
+    value = f'<span class="keep">{text.percent(found.difference, sign=True)}{bounds}</span>'
+    return f"{value}<small>{_verdict(found)}</small>"
 
 
 def _differences(report: Report) -> str:
@@ -221,7 +222,8 @@ def _classes(report: Report) -> str:
     means = np.array([[row.classes.get(name, text.NOTHING)[0] for row in report.rows] for name in report.classes])
     lines = []
     for name, values in zip(report.classes, means, strict=True):
-        best = np.nanmax(values) if np.isfinite(values).any() else None
+        known = values[np.isfinite(values)]
+        best = known.max() if len(known) and known.max() > known.min() else None
         cells = [escape(name)]
         for row, value in zip(report.rows, values, strict=True):
             if not math.isfinite(value):
@@ -230,7 +232,7 @@ def _classes(report: Report) -> str:
             back, front = charts.heat_colours(value)
             spread = row.classes[name][1]
             spread = f" <small>±{text.percent(spread, 1)}</small>" if math.isfinite(spread) else ""
-            kind = ' class="best"' if value == best and len(report.rows) > 1 else ""
+            kind = ' class="best"' if value == best else ""
             number = f"<span{kind}>{text.percent(value, 1)}</span>"
             cells.append(f'<td style="background:{back};color:{front}">{number}{spread}</td>')
         lines.append(cells)

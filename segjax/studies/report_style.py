@@ -66,7 +66,7 @@ td small,th small{display:block;color:var(--muted);font-size:.84em;font-weight:4
 .heat td{text-align:right;white-space:nowrap}
 .heat td small{display:inline;color:inherit}
 .heat .best{font-weight:700;text-decoration:underline;text-underline-offset:3px}
-.runs td{white-space:nowrap}
+.keep,.runs td{white-space:nowrap}
 .runs details pre{max-width:34rem}
 .yes{color:var(--text);font-weight:600}
 .no{color:var(--muted)}

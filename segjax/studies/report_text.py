@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from segjax.core.logger import duration
 from segjax.evaluation.protocol import Protocol
 from segjax.studies.report import Comparison, Report, ReportRow
+from segjax.studies.run import reason
 
 ONE_SEED = "1 seed, no interval"
 COMMAND_WORDS = (
@@ -97,12 +98,13 @@ def method_words(report: Report) -> str:
     """How differences were judged; "" where there are none."""
     if not report.comparisons:
         return ""
+    tested = sum(math.isfinite(found.p) for found in report.comparisons)
     return (
         f"Differences are in percentage points of {report.score}, of the first row minus the second. By seeds:"
         " Student's t over the seeds that both rows have (would other trainings end so?). By images: paired bootstrap"
         " over the images of the split, networks as they are (would other images say so?). p is the larger of the two"
         " tests', corrected by"
-        f" Holm over {len(report.comparisons)} comparison{'s' * (len(report.comparisons) != 1)}; a difference is called"
+        f" Holm over the {tested} comparison{'s' * (tested != 1)} that could be tested; a difference is called"
         " significant at p < 0.05 where every interval that there is leaves out 0."
     )
 
@@ -118,9 +120,9 @@ COMPARISON_HEADER = ["row", "against", "difference", "95 % by seeds", "95 % by i
 
 
 def failures(report: Report) -> list[list[str]]:
-    """[row, seed, state, last line of the error] of each run without a score."""
+    """[row, seed, state, reason] of each run without a score."""
     return [
-        [row.name, str(run.seed), run.state, run.error.strip().splitlines()[-1] if run.error.strip() else ""]
+        [row.name, str(run.seed), run.state, reason(run.error) if run.error else ""]
         for row in report.rows
         for run in row.runs
         if run.state != "finished"
@@ -203,7 +205,7 @@ def header(report: Report) -> list[str]:
         f"our {report.score}",
         f"difference to {report.base}",
         "parameters",
-        "time a run, h:mm:ss",
+        "time a run",
     ]
 
 
@@ -234,7 +236,7 @@ def markdown(report: Report) -> str:
         ]
         parts += ["## IoU of the classes, %", _md_table(["class", *(row.name for row in report.rows)], rows)]
     if missing := failures(report):
-        parts += ["## Runs without a score", _md_table(["row", "seed", "state", "error"], missing)]
+        parts += ["## Runs without a score", _md_table(["row", "seed", "state", "reason"], missing)]
     parts += ["## When and where", "\n".join(f"- {_md(name)}: {_md(value)}" for name, value in report.facts)]
     commands = "\n".join(line for row in report.rows for line in (*(f"# {each}" for each in row.changes), row.command))
     fence = "`" * (3 + max((len(run) for run in re.findall("`{3,}", commands)), default=0))
@@ -272,7 +274,7 @@ def latex(report: Report) -> str:
         rf"  \caption{{{_tex(title)}{'' if title[-1:] in '?!' else '.'} {_tex(score_words(report))}}}",
         rf"  \begin{{tabular}}{{{columns}}}",
         r"    \toprule",
-        "    " + " & ".join(_tex(cell.removesuffix(", h:mm:ss")) for cell in header(report)) + r" \\",
+        "    " + " & ".join(_tex(cell) for cell in header(report)) + r" \\",
         r"    \midrule",
         *("    " + " & ".join(_tex_row(report, row)) + r" \\" for row in report.rows),
         r"    \bottomrule",

@@ -190,7 +190,7 @@ def run_all(
                 took = duration(time.monotonic() - began)
                 if error := conclude(run.workdir, process.returncode):
                     failed[name] = error
-                    say(f"failed    {name} after {took}: {_reason(error)} ({ended}/{count})")
+                    say(f"failed    {name} after {took}: {reason(error)} ({ended}/{count})")
                 else:
                     score = read_json(run.workdir / "summary.json").get("mIoU")
                     shown = "-" if score is None else f"{100 * score:.2f} %"
@@ -200,7 +200,7 @@ def run_all(
     return Outcome(failed, signals.came)
 
 
-def _reason(error: str) -> str:
+def reason(error: str) -> str:
     """The line of a failure that says most: the error's own, else the last one."""
     lines = error.splitlines()[:-1] or [error]
     return next((line for line in lines if line.startswith("error:")), lines[-1]).strip()

@@ -26,7 +26,7 @@ IOU = {  # (row, seed) -> IoU of the first two classes, in %, even numbers
     ("wide", 1): (86, 54),
     ("flipped", 0): (60, 0),
 }
-ERROR = "Traceback <most recent>\nFloatingPointError: the loss is not finite & <nan>"
+ERROR = "Traceback <most recent>\nFloatingPointError: the loss is not finite & <nan>\n(ended with status 1; log.txt)"
 PALETTE = np.array([(128, 64, 128), (70, 130, 180), (0, 0, 142)], np.uint8)
 
 
