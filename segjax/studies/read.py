@@ -10,25 +10,13 @@ from ml_collections import ConfigDict
 
 from segjax.core import config as config_lib
 from segjax.core.logger import read_json, read_metrics
+from segjax.evaluation.protocol import Protocol
 from segjax.studies.plan import is_finished
+from segjax.studies.statistics import ImageCounts
 from segjax.studies.study import Published, Row
 
 WHAT_IS_SCORED = ("dataset", "split", "num_classes", "labels", "resize", "area", "reduction", "score")
 """Fields of a protocol in which the runs of a study must agree; in others, as scales or a CRF, its rows may differ."""
-
-
-class PerImage(NamedTuple):
-    """Pixels of each class in each image of the evaluated split, `segjax.evaluation.evaluator.CLASS_COUNTS`.
-
-    Attributes:
-      ids: str [N].
-      intersection, labelled, predicted: int32 [N, C]; IoU = intersection / (labelled + predicted - intersection).
-    """
-
-    ids: np.ndarray
-    intersection: np.ndarray
-    labelled: np.ndarray
-    predicted: np.ndarray
 
 
 class RunResult(NamedTuple):
@@ -55,7 +43,7 @@ class RunResult(NamedTuple):
     confusion: np.ndarray
     classes: tuple[str, ...]
     curves: dict[str, np.ndarray]
-    per_image: PerImage | None
+    per_image: ImageCounts | None
     summary: dict[str, Any]
     evaluation: dict[str, Any]
     predictions: dict[str, Path]
@@ -119,12 +107,8 @@ def read_study(workdir: str | Path) -> StudyResults:
                 unfinished.append({"row": row.name, "seed": seed, **state})
     first = next(iter(runs.values()), None)
     for run in runs.values():
-        one, other = first.evaluation["protocol"], run.evaluation["protocol"]
-        if different := [
-            f"{name}: {one.get(name)} / {other.get(name)}"
-            for name in WHAT_IS_SCORED
-            if one.get(name) != other.get(name)
-        ]:
+        one, other = (Protocol.from_dict(each.evaluation["protocol"]) for each in (first, run))
+        if different := [line for line in one.differences(other) if line.split(":")[0] in WHAT_IS_SCORED]:
             raise ValueError(
                 f"all runs of a study must be scored on the same labels in the same way; {first.row}/{first.seed} and"
                 f" {run.row}/{run.seed} differ: {'; '.join(different)}"
@@ -163,7 +147,7 @@ def read_run(workdir: Path, row: str, seed: int) -> RunResult:
     per_image = None
     if counts.is_file():
         with np.load(counts) as arrays:
-            per_image = PerImage(**{name: arrays[name] for name in PerImage._fields})
+            per_image = ImageCounts(**{name: arrays[name] for name in ImageCounts._fields})
     return RunResult(
         row=row,
         seed=seed,

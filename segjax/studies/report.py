@@ -230,7 +230,7 @@ def _comparisons(results: StudyResults, pairs: Sequence[tuple[str, str]], score:
 
 def _bootstrap(ours: Sequence[RunResult], theirs: Sequence[RunResult], score: str) -> statistics.Resampled | None:
     """None where the score does not follow from counts, or a run has none, or the runs' images are not the same."""
-    counts = [[statistics.ImageCounts(*run.per_image) for run in side if run.per_image] for side in (ours, theirs)]
+    counts = [[run.per_image for run in side if run.per_image] for side in (ours, theirs)]
     if score not in BOOTSTRAPPED or not all(counts) or [*map(len, counts)] != [len(ours), len(theirs)]:
         return None
     if len({frozenset(map(str, run.ids)) for side in counts for run in side}) > 1:
