@@ -60,7 +60,7 @@ def test_other_scores_of_a_run_are_passed_over_and_other_labels_are_an_error(fin
     assert len(read_study(workdir).runs) == 4, "how it is predicted may be what a study compares"
     scores["protocol"]["split"] = "test"
     path.write_text(json.dumps(scores))
-    with pytest.raises(ValueError, match="base/0 and 4/1 differ: split: val \| test"):
+    with pytest.raises(ValueError, match=r"base/0 and 4/1 differ: split: val \| test"):
         read_study(workdir)
 
 
