@@ -45,7 +45,8 @@ def main() -> None:
         print(f"submitted {len(ids)} of {len(runs)} runs{': ' + ', '.join(ids) if ids else ''}")
         return
 
-    slots = run_lib.find_slots(JOBS.value, max(map(build_study.devices_per_run, (each.config for each in runs))))
+    devices = max(build_study.devices_per_run(each.config) for each in runs)
+    slots = run_lib.find_slots(JOBS.value, devices, PIN.value)
 
     def write_status() -> None:
         write_json(workdir / "study-status.json", {"runs": plan.status(study, workdir)})
@@ -107,6 +108,7 @@ if __name__ == "__main__":
     SEEDS = flags.DEFINE_list("seeds", [], "Those of the study's seeds to run; all where it is left out.")
     OVERRIDES = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the base config; can be given several times.")
     JOBS = flags.DEFINE_integer("jobs", 0, "Trainings at once; 0 is one a GPU, or one.", lower_bound=0)
+    PIN = flags.DEFINE_bool("pin", False, "On a CPU, give each of --jobs its share of the cores; changes rounding.")
     SLURM = flags.DEFINE_string("slurm", None, "Submit an array of jobs: options of sbatch, OPTION=VALUE,...")
     DRY_RUN = flags.DEFINE_bool("dry_run", False, "With --slurm: print the script and submit nothing.")
     run(main, required=("config", "workdir"))

@@ -5,12 +5,13 @@
 Trains the U-Net of experiments/digit_scenes/unet.py at two widths on its own batches, which lie in memory. Every way is
 compiled before anything is timed and then waits; in each round all of them take the same steps, one way after the
 other, so that what else the machine does falls on all. What counts is the ratio of a round to its time one after the
-other, of which the median is given. At the end the parameters of each seed are compared with those of the seed that
+other, of which the median is given; `cpu_s`, the processor time of a step of both seeds, depends
+least on what else runs. At the end the parameters of each seed are compared with those of the seed that
 was trained alone. Writes experiments/results/seeds_in_one_program.csv.
 
   in turn        one process, first the steps of one seed, then those of the other; each has all cores
   processes      two processes at once on all cores
-  pinned         two processes at once, each on its half of the cores
+  pinned         two processes at once, each on its half of the cores, and with so many threads less
   shard_map      one program for two simulated devices, a mesh axis `seed`; each trains its own replica
   vmap           one program for one device, the step mapped over stacked states and batches
 """
@@ -126,7 +127,7 @@ def worker(way: str, seeds: tuple[int, ...], width: int) -> None:
                     leaves = named_leaves(state.params)
                     found |= {f"{seed}/{path}": leaf[k] for k, seed in enumerate(name) for path, leaf in leaves}
             np.savez(line.strip(), **found)
-        print("done", flush=True)
+        print("done", time.process_time(), flush=True)
 
 
 def start(way: str, width: int) -> list[subprocess.Popen]:
@@ -151,16 +152,19 @@ def wait_until_ready(processes: list[subprocess.Popen]) -> None:
             pass
 
 
-def ask(processes: list[subprocess.Popen], lines: list[str]) -> float:
-    """Give each process its line at once. Returns the seconds until all have done it."""
+def ask(processes: list[subprocess.Popen], lines: list[str]) -> tuple[float, float]:
+    """Give each process its line at once. Returns the seconds until all have done it, and their CPU time so far."""
     before = time.perf_counter()
     for process, line in zip(processes, lines, strict=True):
         process.stdin.write(line + "\n")
         process.stdin.flush()
+    used = 0.0
     for process in processes:
-        if process.stdout.readline().strip() != "done":
+        word, *seconds = process.stdout.readline().split() or [""]
+        if word != "done":
             raise RuntimeError("a process has ended; its error stands above")
-    return time.perf_counter() - before
+        used += float(seconds[0])
+    return time.perf_counter() - before, used
 
 
 def compare(ways: dict[str, list[subprocess.Popen]], folder: str) -> dict[str, tuple[bool, float]]:
@@ -202,10 +206,15 @@ def main() -> None:
             if way != "in turn":
                 wait_until_ready(processes)
         print(f"width {width}: compiled", flush=True)
+        lines = [str(arguments.steps)]
         times = {way: [] for way in WAYS}
+        used = {way: -ask(processes, lines * len(processes))[1] for way, processes in ways.items()}
+        last = {}
         for _ in range(arguments.rounds):
             for way, processes in ways.items():
-                times[way].append(ask(processes, [str(arguments.steps)] * len(processes)))
+                seconds, last[way] = ask(processes, lines * len(processes))
+                times[way].append(seconds)
+        used = {way: (used[way] + last[way]) / (arguments.rounds * arguments.steps) for way in ways}
         with tempfile.TemporaryDirectory() as folder:
             compared = compare(ways, folder)
         for processes in ways.values():
@@ -221,15 +230,16 @@ def main() -> None:
                     "step_of_both_s": f"{statistics.median(mine) / arguments.steps:.3f}",
                     "ratio": f"{statistics.median(ratios):.2f}",
                     "quartiles": f"{ratios[len(ratios) // 4]:.2f}-{ratios[-1 - len(ratios) // 4]:.2f}",
+                    "cpu_s": f"{used[way]:.3f}",
                     "equal_bits": "yes" if compared[way][0] else "no",
                     "relative_difference": f"{compared[way][1]:.1e}",
-                    "steps": 1 + arguments.rounds * arguments.steps,
+                    "steps": 1 + (1 + arguments.rounds) * arguments.steps,
                     "date": datetime.date.today().isoformat(),
                     "commit": commit.stdout.strip(),
                     "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
                 }
             )
-            print("  ".join(f"{key} {value}" for key, value in list(rows[-1].items())[:8]), flush=True)
+            print("  ".join(f"{key} {value}" for key, value in list(rows[-1].items())[:9]), flush=True)
     with arguments.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

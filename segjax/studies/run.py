@@ -32,13 +32,15 @@ class Slot(NamedTuple):
     cores: tuple[int, ...] = ()
 
 
-def find_slots(jobs: int = 0, devices: int = 1) -> list[Slot]:
+def find_slots(jobs: int = 0, devices: int = 1, pin: bool = False) -> list[Slot]:
     """The places for trainings on this machine: on GPUs one for each (or for each `devices` of them), on a CPU one.
 
     Args:
-      jobs: how many trainings at once, 0 being those places. On a CPU each gets its share of the cores: XLA and NumPy
-        start as many threads as a process has cores, so that two on all cores would have twice as many threads as
-        there are cores, which wait for each other.
+      jobs: how many trainings at once, 0 being those places.
+      pin: on a CPU, give each of the jobs its share of the cores. XLA starts as many threads as a process has cores, so
+        that jobs on all cores of a large machine are in each other's way. But a sum over other threads is rounded
+        otherwise: a run then depends, in its last digits, on the number of cores, where without it equals the run alone
+        bit for bit (experiments/results/seeds_in_one_program.csv). So it is off where nobody asks for it.
       devices: of one training.
     Raises:
       ValueError: more jobs than GPUs or cores, or more devices for a training than there are.
@@ -56,8 +58,8 @@ def find_slots(jobs: int = 0, devices: int = 1) -> list[Slot]:
         return [Slot(backend)]
     if devices > count:
         raise ValueError(f"config.parallel asks for {devices} devices; XLA sees {count} here (XLA_FLAGS sets it)")
-    if jobs <= 1 or not hasattr(os, "sched_getaffinity"):
-        return [Slot(f"CPU {number}" if jobs > 1 else "CPU") for number in range(max(1, jobs))]
+    if jobs <= 1 or not pin:
+        return [Slot(f"place {number}" if jobs > 1 else "the CPU") for number in range(max(1, jobs))]
     cores = sorted(os.sched_getaffinity(0))
     _check_jobs(jobs, len(cores), f"there are {len(cores)} cores")
     shares = [tuple(cores[len(cores) * k // jobs : len(cores) * (k + 1) // jobs]) for k in range(jobs)]

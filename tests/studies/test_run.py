@@ -112,13 +112,14 @@ def test_each_gpu_has_a_slot(monkeypatch, backend, visible, jobs, devices, expec
         find_slots(5, devices)
 
 
-def test_jobs_on_a_cpu_share_its_cores(monkeypatch):
+def test_jobs_on_a_cpu_share_its_cores_where_that_is_asked_for(monkeypatch):
     monkeypatch.setattr(run_lib, "_backend", lambda: ("cpu", 1))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 4, 5, 7})
     assert [slot.cores for slot in find_slots()] == [()]
-    assert [slot.cores for slot in find_slots(2)] == [(1, 2), (4, 5, 7)]
+    assert [slot.cores for slot in find_slots(2)] == [(), ()]
+    assert [slot.cores for slot in find_slots(2, pin=True)] == [(1, 2), (4, 5, 7)]
     with pytest.raises(ValueError, match="at most 5"):
-        find_slots(6)
+        find_slots(6, pin=True)
     with pytest.raises(ValueError, match="2 devices; XLA sees 1"):
         find_slots(1, devices=2)
     monkeypatch.setattr(run_lib, "_backend", lambda: ("tpu", 4))
