@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import threading
 import time
@@ -11,6 +13,7 @@ import pytest
 from segjax.studies import plan
 from segjax.studies import run as run_lib
 from segjax.studies.run import Slot, find_slots, run_all
+from tests.process import run as run_main
 from tests.studies.conftest import runs_of
 from tests.studies.test_plan import tiny, written
 
@@ -149,27 +152,24 @@ def test_trainings_side_by_side_and_one_that_fails(finished):
 @pytest.mark.slow
 def test_the_command_goes_on_and_its_status_tells(finished, prepared_dir, tmp_path):
     """A study's file, flags, a deleted summary and a run of each state, through the main."""
-    import shutil
-
-    from tests.process import run
-
     workdir = tmp_path / "copy"
     shutil.copytree(finished[0], workdir)
     file = tmp_path / "study.py"
     file.write_text(
-        "import dataclasses\nfrom tests.studies import conftest\n"
+        "from tests.studies import conftest\n"
         f"def get_study(variant=''):\n    return conftest.small_study({str(prepared_dir)!r})\n"
     )
     before = json.loads((workdir / "base" / "0" / "summary.json").read_text())
     (workdir / "base" / "0" / "summary.json").unlink()
     flags = [f"--config={file}:x", f"--workdir={workdir}"]
-    assert "base/0   begun" in " ".join(run("ablate", *flags, "--plan").split(" "))
-    output = run("ablate", *flags, "--rows=base,unknown", "--seeds=0", status=1)
+    plan_text = run_main("ablate", *flags, "--plan")
+    assert re.search(r"base/0 +begun .* as seed 1\n", plan_text) and re.search(r"4/1 +finished", plan_text)
+    output = run_main("ablate", *flags, "--rows=base,unknown", "--seeds=0", status=1)
     assert "2 of 2 runs to do" in output and "finished  base/0" in output and "unknown/0 failed" in output
     after = json.loads((workdir / "base" / "0" / "summary.json").read_text())
     assert (after["params_sha256"], after["mIoU"]) == (before["params_sha256"], before["mIoU"])
-    assert "all 4 runs are finished" in run("ablate", *flags, "--rows=base,4")
-    output = run("ablate", *flags, "--set=optimizer.learning_rate=0.5", status=1)
+    assert "all 4 runs are finished" in run_main("ablate", *flags, "--rows=base,4")
+    output = run_main("ablate", *flags, "--set=optimizer.learning_rate=0.5", status=1)
     assert "optimizer.learning_rate: 0.004 -> 0.5" in output and "nothing was run" in output
-    output = run("ablate", *flags, "--slurm=partition=gpu,time=1:00:00", "--dry_run", "--rows=unknown")
+    output = run_main("ablate", *flags, "--slurm=partition=gpu,time=1:00:00", "--dry_run", "--rows=unknown")
     assert "#SBATCH --array=0-1%2" in output and "#SBATCH --time=60" in output
