@@ -144,18 +144,19 @@ def test_what_goes_wrong_on_the_host_is_raised(one_device_mesh):
 def test_what_a_config_asks_for():
     dataset = Dataset(INFO, "val", Source(), [str(k) for k in range(len(SIZES))])
     config = default_config()
-    assert build_evaluation.scores(config, dataset) == ()
+    plain = build_evaluation.protocol(config, INFO, "val")
+    assert build_evaluation.scores(config, dataset, plain) == ()
     assert build_evaluation.protocol(config, INFO, "val").size_multiple == 32
     for name in ("boundary_f1", "boundary_iou", "surface_distance", "em"):
         config.evaluation[name] = True
         assert build_evaluation.protocol(config, INFO, "val").size_multiple == 1
     config.evaluation.trimap = (1, 5)
-    scores = build_evaluation.scores(config, dataset)
+    scores = build_evaluation.scores(config, dataset, plain)
     assert [score.counts for score in scores] == [None, (2, 2), (2, 2, 2), None, None]
     assert [score.each is not None for score in scores] == [False] * 3 + [True] * 2
     three = dataclasses.replace(INFO, class_names=("a", "b", "c"), palette=np.eye(3, dtype=np.uint8))
     with pytest.raises(ValueError, match="two classes"):
-        build_evaluation.scores(config, dataclasses.replace(dataset, info=three))
+        build_evaluation.scores(config, dataclasses.replace(dataset, info=three), plain)
 
 
 TWO_PROCESSES = """
