@@ -36,6 +36,7 @@ def test_logits_equal_torchvision_at_an_odd_size(networks):
     assert_close(fast_jit(ours.apply)(variables, image), expected)
 
 
+@pytest.mark.slow  # compiling the gradient; last run on 2026-11-27
 def test_training_logits_and_gradients_equal_torchvision(networks):
     theirs, ours, variables = networks
     image, weights = random_image((2, 65, 97, 3)), random_image((2, 65, 97, 7), seed=3)

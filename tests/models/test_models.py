@@ -125,7 +125,16 @@ class Case(NamedTuple):
     apply: Callable  # (variables, image of SHAPE) -> logits
 
 
-SLOW = ("conv_rnn, rfcn", "segmenter, linear", "unet_resnet, scse", "upernet, convnext")
+SLOW = (
+    "conv_rnn, rfcn",
+    "espnet, c",
+    "pspnet, smp",
+    "segmenter, linear",
+    "segnet, basic",
+    "unet, original",
+    "unet_resnet, scse",
+    "upernet, convnext",
+)
 """Other forms of models that are tested here, whose own tests compare them with a reference."""
 
 

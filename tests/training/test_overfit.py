@@ -115,7 +115,7 @@ CASES = {
     "nonlocal_net": Case(dict(backbone="resnet18", width=16, channels=32, dropout=0.0), 300, 32),
     "unet_resnet": Case(dict(backbone="resnet18", width=16, decoder_channels=(32, 32, 16, 16, 16)), 400),
 }
-FAST = ("unet", "fcn")
+FAST = ("unet",)
 
 
 def test_every_model_has_a_case():
