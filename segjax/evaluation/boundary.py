@@ -1,7 +1,8 @@
 """Do the borders between classes lie where the label has them? Unlike mIoU these scores see thin things, ragged edges.
 
 Boundary F1 (BF): Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC
-2013, section 3, as SegNet reports it (Badrinarayanan et al. 2017, section 4).
+2013, section 3, of each class in each image. SegNet reports its mean over the classes of an image and then over the
+images (Badrinarayanan et al. 2017, section 4); the mean over a class's images and then over the classes is given too.
 
 Boundary IoU: Cheng, Girshick, Dollar, Berg and Kirillov, "Boundary IoU: Improving Object-Centric Image Segmentation
 Evaluation", CVPR 2021, arXiv:2103.16562, with the conventions of the authors' code (bowenc0221/boundary-iou-api).
@@ -18,7 +19,7 @@ import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL
 from segjax.evaluation import metrics
-from segjax.evaluation.score import Score, finite_mean
+from segjax.evaluation.score import Score, finite_mean, finite_means
 
 TOLERANCE = 0.0075
 """How far apart two borders may lie to count as the same: this share of the image's diagonal (both papers)."""
@@ -28,16 +29,27 @@ BAND = 0.02
 
 
 def f1_score(num_classes: int) -> Score:
-    """`boundary_f1`: the mean of `boundary_f1` over the images that have one."""
+    """`boundary_f1`, SegNet's mean; `boundary_f1_class` float [C], over images; `class_boundary_f1`, the mean of these.
+
+    An image counts for the classes whose border is in its label; NaN for a class without one in any image.
+    """
 
     def measure(probabilities, prediction, label):
         return boundary_f1(prediction, label, num_classes)
 
-    return Score(measure, lambda values: {"boundary_f1": finite_mean(values)})
+    def conclude(values):
+        of_class = finite_means(values)
+        return {
+            "boundary_f1": finite_mean(finite_means(values.T)),
+            "boundary_f1_class": of_class,
+            "class_boundary_f1": finite_mean(of_class),
+        }
+
+    return Score(measure, conclude)
 
 
 def boundary_f1(prediction: jax.Array, label: jax.Array, num_classes: int, tolerance: float = TOLERANCE) -> jax.Array:
-    """Each image's mean of F1 over the classes whose border is in its label: float32 [N], 0..1.
+    """F1 of the border of each class in each image: float32 [N, C], 0..1.
 
     A border pixel of a class has a pixel of another class above, below, left or right of it. Precision is the share of
     the predicted border pixels within the tolerance of one in the label; recall the other way round. A class with no
@@ -49,7 +61,7 @@ def boundary_f1(prediction: jax.Array, label: jax.Array, num_classes: int, toler
       num_classes: C.
       tolerance: share of the diagonal of [H, W], which must therefore be the image's own size, without padding.
     Returns:
-      NaN for an image whose label has no border.
+      NaN for a class whose border is not in the image's label.
     """
     height, width = label.shape[1:3]
     reach = tolerance * math.hypot(height, width)
@@ -61,10 +73,10 @@ def boundary_f1(prediction: jax.Array, label: jax.Array, num_classes: int, toler
         hit, found = (drawn & near(wanted, reach)), (wanted & near(drawn, reach))
         hit, drawn, found, wanted = (pixels.sum((1, 2)) for pixels in (hit, drawn, found, wanted))
         precision, recall = hit / jnp.maximum(drawn, 1), found / jnp.maximum(wanted, 1)
-        return 2 * precision * recall / jnp.maximum(precision + recall, 1e-12), wanted > 0
+        f1 = 2 * precision * recall / jnp.maximum(precision + recall, 1e-12)
+        return jnp.where(wanted > 0, f1, jnp.nan)
 
-    f1, present = jax.lax.map(of_class, jnp.arange(num_classes))
-    return jnp.where(present, f1, 0.0).sum(0) / present.sum(0)
+    return jax.lax.map(of_class, jnp.arange(num_classes)).T
 
 
 def _border(classes, index):

@@ -355,6 +355,7 @@ def score_table(scores: Mapping[str, Any], class_names: tuple[str, ...], protoco
         ("mean Dice", "mean_dice"),
         ("per-image mIoU", "per_image_mIoU"),
         ("boundary F1", "boundary_f1"),
+        ("b. F1 of classes", "class_boundary_f1"),
         ("boundary mIoU", "boundary_mIoU"),
         *((key.replace("_", " ") + " px", key) for key in scores if key.startswith("trimap_")),
         ("temporal consist.", "temporal_consistency"),

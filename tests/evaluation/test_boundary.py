@@ -13,6 +13,7 @@ from segjax.evaluation.boundary import (
     TOLERANCE,
     boundary_f1,
     boundary_iou_counts,
+    f1_score,
     iou_score,
     squared_distance,
     trimap_confusion,
@@ -39,6 +40,7 @@ def reference(prediction, label, num_classes, tolerance):
     for index in range(num_classes):
         drawn, wanted = border(prediction, index), border(label, index)
         if not wanted.any():
+            scores.append(np.nan)
             continue
         if not drawn.any():
             scores.append(0.0)
@@ -46,7 +48,7 @@ def reference(prediction, label, num_classes, tolerance):
         precision = (ndimage.distance_transform_edt(~wanted)[drawn] <= reach).mean()
         recall = (ndimage.distance_transform_edt(~drawn)[wanted] <= reach).mean()
         scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
-    return np.mean(scores) if scores else np.nan
+    return scores
 
 
 def blobs(rng, size, num_classes):
@@ -65,6 +67,16 @@ def test_equals_the_definition(size, tolerance):
     found = boundary_f1(jnp.asarray(prediction), jnp.asarray(label), 5, tolerance)
     expected = [reference(p, t, 5, tolerance) for p, t in zip(prediction, label, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.isnan(found).any()  # class 4 is nowhere
+
+
+def test_means_over_images_and_over_classes():
+    """Two images of three classes; the first has no border of the last class, the third image has none at all."""
+    values = np.array([[0.5, 0.7, np.nan], [1.0, 0.0, 0.2], [np.nan] * 3])
+    found = f1_score(3).conclude(values)
+    np.testing.assert_allclose(found["boundary_f1"], (0.6 + 0.4) / 2)
+    np.testing.assert_allclose(found["boundary_f1_class"], [0.75, 0.35, 0.2])
+    np.testing.assert_allclose(found["class_boundary_f1"], 1.3 / 3)
 
 
 def test_by_hand():
@@ -72,10 +84,10 @@ def test_by_hand():
     label[:, :, 10:] = 1
     moved = np.roll(label, 2, 2)
     moved[:, :, :2] = 0
-    assert boundary_f1(label, label, 2) == 1
-    assert boundary_f1(moved, label, 2, 0.04) == 1  # 2 pixels
-    assert boundary_f1(moved, label, 2, 0.039) == 0
-    assert boundary_f1(np.zeros_like(label), label, 2) == 0
+    assert (boundary_f1(label, label, 2) == 1).all()
+    assert (boundary_f1(moved, label, 2, 0.04) == 1).all()  # 2 pixels
+    assert (boundary_f1(moved, label, 2, 0.039) == 0).all()
+    assert (boundary_f1(np.zeros_like(label), label, 2) == 0).all()
 
 
 def test_images_without_a_border_have_no_score():
