@@ -16,9 +16,13 @@ RESULTS = ROOT / "experiments/results"
 
 
 def facts() -> dict[str, str]:
-    """date, commit ("-dirty" where files differ from it), hardware and jax's version."""
-    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    """date, commit ("-dirty" where files differ from it, other than results), hardware and jax's version."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!experiments/results")
+    commit = git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     return {
         "date": datetime.date.today().isoformat(),
         "commit": commit,
