@@ -7,27 +7,49 @@ where its matrix is computed whole and where `segjax.models.layers.attention` co
 experiments/results/attention_memory.csv and .png; the exponent is that of the pixels between the two largest sizes.
 """
 
-import csv
 import functools
 import math
-from pathlib import Path
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 
+from experiments.benchmarks.facts import RESULTS, write_rows
 from segjax.models.backbones.mit import EfficientSelfAttention
 from segjax.models.ccnet import criss_cross
 from segjax.models.danet import ChannelAttention
 from segjax.models.layers import attention
+from segjax.models.layers.deformable_attention import DeformableAttention
 from segjax.models.layers.nonlocal_block import NonLocalBlock
 from segjax.models.layers.pixel_attention import SelfAttention, attend
 from segjax.models.layers.window_attention import WindowAttention
 
-RESULTS = Path(__file__).resolve().parents[2] / "experiments/results"
 SIDES = (16, 32, 64, 96, 128)
 CHANNELS = 64
+
+REGIONS = 19
+
+
+class Deformable(nn.Module):
+    """The layer of Mask2Former's pixel decoder on one level."""
+
+    @nn.compact
+    def __call__(self, x):
+        flat = x.reshape(x.shape[0], -1, x.shape[-1])
+        return DeformableAttention()(flat, flat, [x.shape[1:3]]).reshape(x.shape)
+
+
+class Regions(nn.Module):
+    """OCRNet's: regions are means of the pixels, weighted by a softmax over space, and pixels look at regions."""
+
+    @nn.compact
+    def __call__(self, x):
+        shares = jax.nn.softmax(nn.Dense(REGIONS)(x), axis=(1, 2))
+        regions = jnp.einsum("nhwk,nhwc->nkc", shares, x)[:, None]
+        return attend(nn.Dense(CHANNELS)(x), nn.Dense(CHANNELS)(regions), regions, scale=CHANNELS**-0.5)
+
 
 POSITION = SelfAttention(functools.partial(attend, scale=1.0), None)
 LAYERS = {
@@ -37,6 +59,8 @@ LAYERS = {
     "keys on a grid 8 times coarser, in chunks": (EfficientSelfAttention(1, 8), "chunked"),
     "row and column (CCNet)": (SelfAttention(criss_cross, None), "whole"),
     "windows of 7x7 (Swin)": (WindowAttention(7, 32), "whole"),
+    "4 points of each of 8 heads (Mask2Former)": (Deformable(), "whole"),
+    f"{REGIONS} regions (OCRNet)": (Regions(), "whole"),
     "non-local, dot product": (NonLocalBlock(form="dot_product"), "whole"),
     "channels (DANet)": (ChannelAttention(), "whole"),
 }
@@ -72,10 +96,7 @@ def main():
     axes.set(xscale="log", yscale="log", xlabel="pixels of the features", ylabel="temporary memory, MiB")
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(RESULTS / "attention_memory.png", dpi=120)
-    with (RESULTS / "attention_memory.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(RESULTS / "attention_memory.csv", rows)
 
 
 if __name__ == "__main__":
