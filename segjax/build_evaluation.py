@@ -67,15 +67,15 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
         reduction=evaluation.reduction,
         score=COMPARED[evaluation.reduction],
     )
-    if evaluation.protocol:
-        return ready(evaluation.protocol, made)
+    padded = dataclasses.replace(made, size_multiple=evaluation.size_multiple)
+    chosen = ready(evaluation.protocol, made) if evaluation.protocol else padded
     # Scales, windows, mirroring, CRF, corruptions, the comparison of frames and the scores of borders and distances
     # refer to the image itself, so only the plain form may be padded.
-    plain = Protocol(info.name, split, info.num_classes, resize=made.resize, labels=made.labels, size_multiple=1)
-    judged_by = {"area", "reduction", "score"}
-    padded = not {line.split(":")[0] for line in made.differences(plain)} - judged_by and not further_scores(config)
-    padded = padded and not evaluation.corruptions
-    return dataclasses.replace(made, size_multiple=evaluation.size_multiple) if padded else made
+    plain = Protocol(info.name, split, info.num_classes, resize=made.resize, labels=made.labels)
+    judged_by = {"area", "reduction", "score", "size_multiple"}
+    is_plain = not {line.split(":")[0] for line in chosen.differences(plain)} - judged_by
+    is_plain = is_plain and not further_scores(config) and not evaluation.corruptions
+    return chosen if is_plain else dataclasses.replace(chosen, size_multiple=1)
 
 
 def evaluated_split(config: ConfigDict) -> str:

@@ -138,10 +138,11 @@ METHOD = ("crf", "clip", "corruption")
 _ADE20K = Protocol("ade20k", "val", 150, short_side=512, long_side=2048, size_multiple=1)
 
 PROTOCOLS: dict[str, Protocol] = {
-    # Everingham et al. 2010, section 4.2, IoU over the whole set; the split of DeepLab and most later papers.
-    "voc2012_val": Protocol("voc2012", "val", 21, size_multiple=1),
-    # Long et al. 2015: the images of VOC 2011's val that SBD does not train on.
-    "seg11valid": Protocol("voc2012", "seg11valid", 21, size_multiple=1),
+    # Everingham et al. 2010, IoU over the whole set; the split of DeepLab and later papers. Padded with the mean, so
+    # that few of its many sizes are compiled, as DeepLab's own evaluation pads to 513x513.
+    "voc2012_val": Protocol("voc2012", "val", 21),
+    # Long et al. 2015: the images of VOC 2011's val that SBD does not train on. (They did not pad.)
+    "seg11valid": Protocol("voc2012", "seg11valid", 21),
     # Badrinarayanan et al. 2017: 233 images of 360x480, eleven classes, void not counted.
     "camvid_11": Protocol("camvid", "test", 11, size_multiple=1),
     # Cordts et al. 2016: 1024x2048, whole images.

@@ -66,6 +66,17 @@ def test_a_ready_protocol_needs_nothing_but_its_name_and_its_data():
     assert build_evaluation.protocol(chosen, info(), "val").split == "val"
 
 
+def test_a_ready_protocol_pads_only_where_nothing_refers_to_the_image_itself():
+    data = info("voc2012", 21)
+    assert build_evaluation.protocol(config(protocol="voc2012_val"), data, "val") == dataclasses.replace(
+        PROTOCOLS["voc2012_val"], labels="eleven of 32"
+    )
+    assert build_evaluation.protocol(config(protocol="voc2012_val", boundary_f1=True), data, "val").size_multiple == 1
+    with_crf = config(protocol="voc2012_val")
+    with_crf.evaluation.crf.iterations = 5
+    assert build_evaluation.protocol(with_crf, data, "val").size_multiple == 1
+
+
 def test_what_belongs_to_a_method_is_kept():
     chosen = config(protocol="camvid_11")
     chosen.evaluation.crf.iterations = 5
