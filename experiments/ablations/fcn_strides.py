@@ -6,7 +6,8 @@ Command: python -m segjax.ablate --config experiments/ablations/fcn_strides.py -
   variants: "small" (a narrow VGG16 on digit_scenes) and "full" (VOC 2012, in the paper's batches of 20, otherwise by
   DeepLab's recipe for VGG16, which has batch normalisation here, so its weights are those of vgg16_bn: --set
   init.path=FILE --set init.source=torchvision).
-Time and score: not run yet.
+Time and score: "small" 9 runs in 6 minutes on two CPU cores, experiments/results/ablations/fcn_strides.md: val mIoU
+7.5, 17.1 +- 2.9 and 40.2 +- 0.8 over three seeds, each finer one significantly better. "full" not run yet.
 """
 
 from experiments.ablations.common import is_full, short, voc2012_config
