@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from segjax.build import preprocessing
 from segjax.core import sharding
 from segjax.core.batch import ATTENTION, IGNORE_LABEL, MEMORY, denormalise
-from segjax.core.config import chosen_corruptions, nearest
+from segjax.core.config import chosen_corruptions
 from segjax.crf.post_process import build_refine, read_parameters
 from segjax.data import clips, pipeline
 from segjax.data.augment import transforms
@@ -27,7 +27,7 @@ from segjax.evaluation.em import em_score
 from segjax.evaluation.evaluator import Evaluator
 from segjax.evaluation.inference import Apply, build_predict, resize
 from segjax.evaluation.monte_carlo import Uncertainty, apply_with_dropout, build_monte_carlo, dropout_rates
-from segjax.evaluation.protocol import COMPARED, PROTOCOLS, Protocol, ready
+from segjax.evaluation.protocol import COMPARED, Protocol, named, ready
 from segjax.evaluation.score import Score
 from segjax.evaluation.segments import score_segments
 from segjax.evaluation.surface import surface_score
@@ -81,9 +81,7 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
 def evaluated_split(config: ConfigDict) -> str:
     """The split that `segjax.evaluate` scores: that of the ready protocol where the config names one."""
     name = config.evaluation.protocol
-    if name and name not in PROTOCOLS:
-        raise ValueError(f"config.evaluation.protocol {name!r} is unknown; {nearest(name, PROTOCOLS)}")
-    return PROTOCOLS[name].split if name else config.evaluation.split
+    return named(name).split if name else config.evaluation.split
 
 
 def crf_settings(config: ConfigDict) -> dict[str, Any] | None:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from segjax.core.config import nearest
+
 COMPARED = {"micro": "mIoU", "per_image": "per_image_mIoU"}
 """reduction -> the score that is compared, where a protocol names no other."""
 
@@ -158,14 +160,21 @@ PROTOCOLS: dict[str, Protocol] = {
 """name -> how its benchmark is scored. What is left out stands with its default in `Protocol`."""
 
 
+def named(name: str) -> Protocol:
+    """A protocol of PROTOCOLS; ValueError where there is none of this name, which lists those that there are."""
+    if name not in PROTOCOLS:
+        raise ValueError(f"config.evaluation.protocol {name!r} is unknown; {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
 def ready(name: str, made: Protocol) -> Protocol:
     """A protocol of PROTOCOLS for what a config made, which may add only what belongs to a method, and take its split.
 
     Raises:
-      ValueError: the data differ, or the config sets something that the protocol sets otherwise.
+      ValueError: there is no such protocol, the data differ, or the config contradicts what the protocol sets.
     """
     taken = {field: getattr(made, field) for field in ("split", "labels", *METHOD)}
-    wanted = dataclasses.replace(PROTOCOLS[name], **taken)
+    wanted = dataclasses.replace(named(name), **taken)
     # The data must be those of the protocol. What the config leaves at its default gives way; padding and the score
     # that is compared are no wishes of the config.
     plain = Protocol(made.dataset, made.split, made.num_classes)

@@ -109,6 +109,8 @@ def test_images_that_were_resized_are_not_the_benchmark():
 def test_an_unknown_protocol_lists_those_that_there_are():
     with pytest.raises(ValueError, match="did you mean 'cityscapes_val'"):
         build_evaluation.evaluated_split(config(protocol="cityscapes"))
+    with pytest.raises(ValueError, match="did you mean 'cityscapes_val'"):  # a training asks for no split of it
+        build_evaluation.protocol(config(protocol="cityscapes"), info(), "val")
 
 
 def test_only_a_plain_evaluation_may_be_padded():
