@@ -32,7 +32,7 @@ from segjax.training import losses, optim
 from segjax.training.checkpoint import Checkpointer, CheckpointError
 from segjax.training.mask_classification import mask_classification, segments_of
 from segjax.training.state import TrainState, create_state, named_leaves, without_memory
-from segjax.training.step import make_train_step
+from segjax.training.step import jit_train_step, make_train_step
 
 INIT_SIZE = 64
 """Height and width, in pixels, of the image with which parameters are shaped; no shape depends on it."""
@@ -368,3 +368,22 @@ def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params:
         stop_on_nonfinite=config.training.on_nonfinite == "stop",
         augment=augment(config, info),
     )
+
+
+def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
+    """The training step of a config on a mesh, traced with the shapes of its first batch; nothing is executed.
+
+    Raises:
+      ValueError, OSError: the model or the data set cannot be built, or the batch does not divide over the mesh.
+    """
+    sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh, config.training.accumulate)
+    dataset = datasets(config, [config.data.split])[config.data.split]
+    lies = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype), sharding=lies)
+        for name, array in training_batches(config, dataset)[0].items()
+    }
+    module = model(config, dataset.info)
+    _, shapes, shardings = state(config, module, mesh)
+    step = train_step(config, module, dataset.info, shapes.params, mesh)
+    return jit_train_step(step, shardings, mesh).lower(shapes, batch)

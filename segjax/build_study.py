@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from segjax import build
 from segjax.core import sharding
 from segjax.studies.plan import Cost
-from segjax.training.step import jit_train_step
 
 
 def devices_per_run(config: ConfigDict) -> int:
@@ -27,17 +26,7 @@ def step_cost(config: ConfigDict) -> Cost:
       ValueError, OSError: the model or the data set cannot be built.
     """
     mesh = sharding.make_mesh(max(1, config.parallel.data), max(1, config.parallel.fsdp))
-    sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh, config.training.accumulate)
-    dataset = build.datasets(config, [config.data.split])[config.data.split]
-    lies = sharding.batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype), sharding=lies)
-        for name, array in build.training_batches(config, dataset)[0].items()
-    }
-    model = build.model(config, dataset.info)
-    _, shapes, shardings = build.state(config, model, mesh)
-    step = jit_train_step(build.train_step(config, model, dataset.info, shapes.params, mesh), shardings, mesh)
-    compiled = step.lower(shapes, batch).compile()
+    compiled = build.lower_train_step(config, mesh).compile()
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     held += memory.output_size_in_bytes - memory.alias_size_in_bytes
