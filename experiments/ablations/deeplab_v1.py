@@ -1,7 +1,7 @@
-"""DeepLab v1: the field of view of fc6, and what the CRF adds.
+"""DeepLab v1: the field of view of fc6, features of several layers (MSc), and what the CRF adds.
 
 Paper: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", ICLR 2015,
-table 2; scores before the CRF are in table 1 of Chen et al. 2018 (PAMI, DeepLab v2), of the same networks.
+tables 1a and 2; scores before the CRF are in table 1 of Chen et al. 2018 (PAMI, DeepLab v2), of the same networks.
 Command: python -m segjax.ablate --config experiments/ablations/deeplab_v1.py --workdir DIR
   variants: "small" (digit_scenes, narrow, half of the rates, since the scenes have 128 pixels instead of 321, and the
   CRF for LargeFOV alone) and "full" (VOC 2012, with batch normalisation in VGG16, so its weights are those of vgg16_bn:
@@ -9,8 +9,8 @@ Command: python -m segjax.ablate --config experiments/ablations/deeplab_v1.py --
 Time and score: not run yet.
 
 The networks learn by the later recipe (poly, 20,000 steps), which table 2 of the second paper found 3.63 % better than
-the one behind the numbers here. A row with the CRF trains its network anew, to the same weights. The paper's rows with
-features of several layers (MSc) are not here.
+the one behind the numbers here. A row with the CRF trains its network anew, to the same weights. The paper adds the
+layers of MSc to a trained network and trains them alone; here all is trained from the start.
 """
 
 from experiments.ablations.common import is_full, short, voc2012_config
@@ -20,12 +20,14 @@ from segjax.studies.study import Axis, Published, Study
 
 CRF = {"evaluation.crf.iterations": 10}
 
-# Kernel and rate of fc6, channels, and the scores before and after the CRF.
+# Kernel and rate of fc6, channels, those of MSc, and the scores before and after the CRF.
 NETWORKS = {
-    "LargeFOV": (3, 12, 1024, 62.25, 67.64),
-    "7x7": (7, 4, 4096, 64.38, 67.64),
-    "4x4_rate_4": (4, 4, 4096, 59.80, 63.74),
-    "4x4_rate_8": (4, 8, 4096, 63.41, 67.14),
+    "LargeFOV": (3, 12, 1024, 0, 62.25, 67.64),
+    "LargeFOV+MSc": (3, 12, 1024, 128, 64.21, 68.70),
+    "7x7": (7, 4, 4096, 0, 64.38, 67.64),
+    "4x4_rate_4": (4, 4, 4096, 0, 59.80, 63.74),
+    "4x4_rate_4+MSc": (4, 4, 4096, 128, 61.30, 65.21),
+    "4x4_rate_8": (4, 8, 4096, 0, 63.41, 67.14),
 }
 
 
@@ -35,23 +37,27 @@ def get_study(variant: str = "small") -> Study:
     config = voc2012_config() if full else short(deeplab_v1.get_config())
     if full:
         config.model.update(name="deeplab_v1", width=64, batch_norm=True, dropout=0.5)
-    config.model.update(fc6_kernel=3, fc6_dilation=12, fc_channels=1024 if full else 256)
+    config.model.update(fc6_kernel=3, fc6_dilation=12, fc_channels=1024 if full else 256, msc_channels=0)
     values, published = {}, {}
     protocol = (
         "VGG16 from ImageNet without batch normalisation, 6,000 steps by an older recipe, CRF tuned on 100 images"
     )
-    for name, (kernel, rate, channels, before, after) in NETWORKS.items():
+    for name, (kernel, rate, channels, msc, before, after) in NETWORKS.items():
         network = {"model.fc6_kernel": kernel, "model.fc6_dilation": rate if full else rate // 2}
         if full:
             network["model.fc_channels"] = channels
+        if msc:
+            network["model.msc_channels"] = msc if full else msc // 4
         values[name] = network
-        published[name] = Published(before, "Chen et al. 2018, table 1", _ours(protocol, full))
+        before_crf = "Chen et al. 2015, table 1a" if msc else "Chen et al. 2018, table 1"
+        published[name] = Published(before, before_crf, _ours(protocol, full))
         if full or name == "LargeFOV":
             values[f"{name}+CRF"] = {**network, **CRF}
-            published[f"{name}+CRF"] = Published(after, "Chen et al. 2015, table 2", _ours(protocol, full))
+            after_crf = "Chen et al. 2015, table 1a" if msc else "Chen et al. 2015, table 2"
+            published[f"{name}+CRF"] = Published(after, after_crf, _ours(protocol, full))
     return Study(
-        title="DeepLab v1: field of view and CRF",
-        paper="Chen et al. 2015, table 2",
+        title="DeepLab v1: field of view, MSc and CRF",
+        paper="Chen et al. 2015, tables 1a and 2",
         base=finish(config),
         axes=(Axis("network", values),),
         mode="grid",

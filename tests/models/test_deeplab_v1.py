@@ -15,6 +15,7 @@ CAFFE = (
     Rule(r"(fc[67])", r"\1/conv"),
     Rule(r"fc8", "head"),
 )
+BRANCHES = (Rule(r"(data|pool\d)_(conv|fc)", r"\1_\2/conv"), Rule(r"(data|pool\d)_ms", r"\1_head"))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,30 @@ def test_logits_equal_the_reference(pair):
     image = random_image((2, 129, 97, 3))
     ours = reference.fast_jit(model.apply)(variables, image)
     reference.assert_close(ours, reference.nhwc(module(reference.nchw(image))))
+
+
+@pytest.fixture(scope="module")
+def msc():
+    reference = pytest.importorskip("tests.references.pytorch")
+    deeplab = pytest.importorskip("tests.references.deeplab")
+    module = reference.randomised(deeplab.MScLargeFOV(5, width=8, hidden=32, branch=12)).eval()
+    model = DeepLabV1(num_classes=5, width=8, fc_channels=32, dropout=0.0, msc_channels=12)
+    return reference, module, model, reference.converted(module, model, (*CAFFE, *BRANCHES))
+
+
+def test_logits_with_features_of_several_layers_equal_the_reference(msc):
+    reference, module, model, variables = msc
+    image = random_image((2, 97, 65, 3))
+    ours = reference.fast_jit(model.apply)(variables, image)
+    reference.assert_close(ours, reference.nhwc(module(reference.nchw(image))))
+
+
+def test_features_of_several_layers_widen_what_the_scores_see_by_640_channels():
+    with_branches = DeepLabV1(num_classes=21, msc_channels=128)
+    image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
+    params = jax.eval_shape(lambda x: with_branches.init(jax.random.key(0), x), image)["params"]
+    heads = [leaf["kernel"].shape for name, leaf in params.items() if name.endswith("_head")]
+    assert sum(shape[2] for shape in heads) == 640 and {shape[3] for shape in heads} == {21}
 
 
 def test_other_sizes_are_padded_with_zeros_and_cropped(pair):
@@ -74,7 +99,9 @@ def test_one_pixel_is_enough():
     assert jax.eval_shape(model.apply, variables, jnp.zeros((1, 1, 1, 3))).shape == (1, 1, 1, 3)
 
 
-@pytest.mark.parametrize("fields", [dict(fc6_kernel=0), dict(fc6_dilation=0), dict(dropout=1.0), dict(width=0)])
+@pytest.mark.parametrize(
+    "fields", [dict(fc6_kernel=0), dict(fc6_dilation=0), dict(dropout=1.0), dict(width=0), dict(msc_channels=-1)]
+)
 def test_wrong_fields_are_refused(fields):
     (field,) = fields
     with pytest.raises(ValueError, match=f"{field}.*received.*{field}={fields[field]}"):

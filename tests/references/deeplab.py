@@ -27,12 +27,17 @@ class VGG16Dilated(nn.Module):
                 setattr(self, f"conv{stage}_{i}", nn.Conv2d(inputs, units * width, 3, padding=hole, dilation=hole))
                 inputs = units * width
 
-    def pool5(self, x):
+    def pools(self, x):
+        pools = []
         for stage in range(1, 6):
             for i in range(1, 3 if stage < 3 else 4):
                 x = functional.relu(getattr(self, f"conv{stage}_{i}")(x))
             x = functional.max_pool2d(x, 3, stride=2 if stage < 4 else 1, padding=1)
-        return x
+            pools.append(x)
+        return pools
+
+    def pool5(self, x):
+        return self.pools(x)[-1]
 
 
 class LargeFOV(VGG16Dilated):
@@ -46,6 +51,26 @@ class LargeFOV(VGG16Dilated):
         pool5a = functional.avg_pool2d(self.pool5(image), 3, stride=1, padding=1)
         fc8 = self.fc8(functional.relu(self.fc7(functional.relu(self.fc6(pool5a)))))
         return interpolate(fc8, image.shape[2:])
+
+
+class MScLargeFOV(LargeFOV):
+    """With the direct paths to the classifier of DeepLab-MSc-LargeFOV, in evaluation."""
+
+    def __init__(self, classes, width=64, hidden=1024, branch=128):
+        super().__init__(classes, width, hidden)
+        inputs = dict(data=3, pool1=width, pool2=2 * width, pool3=4 * width, pool4=8 * width)
+        for name, channels in inputs.items():
+            setattr(self, f"{name}_conv", nn.Conv2d(channels, branch, 3, padding=1))
+            setattr(self, f"{name}_fc", nn.Conv2d(branch, branch, 1))
+            setattr(self, f"{name}_ms", nn.Conv2d(branch, classes, 1))
+
+    def forward(self, image):
+        total = super().forward(image)
+        for name, x in zip(("data", "pool1", "pool2", "pool3", "pool4"), (image, *self.pools(image)), strict=False):
+            x = functional.relu(getattr(self, f"{name}_conv")(x))
+            x = functional.relu(getattr(self, f"{name}_fc")(x))
+            total = total + interpolate(getattr(self, f"{name}_ms")(x), image.shape[2:])
+        return total
 
 
 class PyramidVGG16(VGG16Dilated):
