@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from segjax import build
-from segjax.core import sharding
+from segjax.core import program, sharding
 from segjax.studies.plan import Cost
 
 
@@ -27,10 +27,7 @@ def step_cost(config: ConfigDict) -> Cost:
     """
     mesh = sharding.make_mesh(max(1, config.parallel.data), max(1, config.parallel.fsdp))
     compiled = build.lower_train_step(config, mesh).compile()
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    held += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return Cost(mesh.size * (compiled.cost_analysis() or {}).get("flops", 0.0), held)
+    return Cost(mesh.size * program.flops(compiled), program.memory(compiled).total)
 
 
 def matrix_rate(dtype: str = "float32", size: int = 2048, products: int = 4) -> float:
