@@ -1,0 +1,89 @@
+"""Floating-point operations of a traced function's matrix products and convolutions.
+
+Counted in the jaxpr, and not by XLA's cost analysis of the compiled program, which knows nothing of what was handed to
+a library (cuDNN, cuBLAS, oneDNN) and counts the body of a loop once.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+def contraction_flops(jaxpr: Any, platform: str) -> int:
+    """Two for each multiplication with its addition, over all devices.
+
+    What is multiplied with the zeros of padding or of a dilated input is not counted, as XLA does not. Elementwise
+    work is not either, and so no depthwise convolution that is written as a sum of shifted products. Of a branch on
+    the platform the one for `platform` counts, of another branch the most expensive one; the body of a loop with an
+    unknown number of rounds counts once.
+
+    Args:
+      jaxpr: `jax.jit(function).trace(...).jaxpr`, or a part of one.
+      platform: "cpu", "cuda", "rocm" or "tpu".
+    """
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    return sum(_flops(equation, platform) for equation in jaxpr.eqns)
+
+
+def _flops(equation: Any, platform: str) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        return _of_product(equation)
+    if name == "conv_general_dilated":
+        return _of_convolution(equation)
+    if name == "cond":
+        each = [contraction_flops(branch, platform) for branch in params["branches"]]
+        platforms = params.get("branches_platforms")
+        if platforms is None:
+            return max(each)
+        fitting = [flops for flops, names in zip(each, platforms, strict=True) if names and platform in names]
+        default = [flops for flops, names in zip(each, platforms, strict=True) if names is None]
+        return (fitting or default)[0]
+    times = 1
+    if name == "scan":
+        times = params["length"]
+    elif name == "shard_map":  # its body is what one device does
+        times = params["mesh"].size
+    return times * sum(contraction_flops(inner, platform) for inner in _inner(params.values()))
+
+
+def _inner(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, ClosedJaxpr | Jaxpr):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _inner(value)
+
+
+def _of_product(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2 * int(np.prod([left[axis] for axis in contracted], dtype=object)) * equation.outvars[0].aval.size
+
+
+def _of_convolution(equation: Any) -> int:
+    params, (left, right) = equation.params, (variable.aval.shape for variable in equation.invars)
+    numbers = params["dimension_numbers"]
+    batch, *_ = numbers.lhs_spec
+    out_features, in_features, *window_axes = numbers.rhs_spec
+    out_shape = equation.outvars[0].aval.shape
+    products = left[batch] // params["batch_group_count"] * right[out_features] * right[in_features]
+    for index, axis in enumerate(window_axes):
+        products *= _taps(
+            out_shape[numbers.out_spec[2 + index]],
+            left[numbers.lhs_spec[2 + index]],
+            right[axis],
+            params["window_strides"][index],
+            params["padding"][index][0],
+            params["lhs_dilation"][index],
+            params["rhs_dilation"][index],
+        )
+    return 2 * products
+
+
+def _taps(out: int, size: int, window: int, stride: int, before: int, dilation: int, window_dilation: int) -> int:
+    """How often, along one axis, a value of the window meets a value of the input, and no zero put in."""
+    place = stride * np.arange(out)[:, None] + window_dilation * np.arange(window) - before
+    return int(((place >= 0) & (place <= dilation * (size - 1)) & (place % dilation == 0)).sum())
