@@ -8,7 +8,7 @@ example=$root/experiments/digit_scenes/unet.py
 
 usage() {
   cat <<'TEXT'
-usage: ./launch.sh [--processes N] [--distributed] COMMAND [ARGUMENT ...]
+usage: ./launch.sh [--processes N] [--distributed] [--slurm|--jobset|--tpu OPTIONS] COMMAND [ARGUMENT ...]
 
 Makes .venv from the pinned requirements when it is not there yet (about a minute), then runs
 
@@ -32,10 +32,16 @@ looked for beside this script, so that `--config experiments/camvid/unet.py` wor
   --distributed    join the processes of a cluster where this is not seen by itself (SLURM, Open MPI,
                    Kubernetes and Cloud TPU are)
 
+These print what runs the command on several hosts, and run nothing (README.md says what must be set up before):
+  --slurm nodes=2,gpus_per_node=8,time=24:00:00[,...]       a script for sbatch, with its options
+  --jobset name=N,image=IMAGE,claim=VOLUME,nodes=2,gpus_per_node=8[,mount=/runs]    a Kubernetes JobSet
+  --tpu name=POD,zone=ZONE[,project=P]                      the gcloud commands for the hosts of a TPU pod
+
 environment: SEGJAX_ACCELERATOR=cpu|cuda12|cuda13|tpu   instead of what is found
              SEGJAX_VENV=DIR                            instead of .venv beside this script
              SEGJAX_DATA=DIR                            folder with camvid/, isbi2012/, davis8/
              SEGJAX_REFERENCES=0                        test without the references in PyTorch
+             SEGJAX_PAUSED_STATUS=N                     status of a training that SIGTERM made save and end (0)
 TEXT
 }
 
@@ -151,7 +157,8 @@ has() { # has --flag ARGUMENTS...: is it among them, as --flag or --flag=value?
   return 1
 }
 
-# run_processes N COMMAND...: the same command in N processes that find each other through JAX's coordinator.
+# run_processes N COMMAND...: the same command in N processes that find each other through JAX's coordinator. Where
+# one ends badly the others do too, within a minute; the status is the highest of theirs, as srun's is.
 run_processes() {
   local count=$1 port pids=() status=0 index pid
   shift
@@ -173,15 +180,12 @@ run_processes() {
       wait "${pids[index]}" || pid_status=$?
       kill -0 "${pids[index]}" 2>/dev/null || break
     done
-    if [ "$pid_status" -ne 0 ] && [ "$status" -eq 0 ]; then
-      status=$pid_status
-      kill -TERM "${pids[@]}" 2>/dev/null || true
-    fi
+    if [ "$pid_status" -gt "$status" ]; then status=$pid_status; fi
   done
   return "$status"
 }
 
-processes=1
+processes=1 cluster="" options=""
 while [ $# -gt 0 ]; do
   case $1 in
     --processes)
@@ -190,8 +194,15 @@ while [ $# -gt 0 ]; do
       shift 2
       ;;
     --processes=*) set -- --processes "${1#*=}" "${@:2}" ;;
+    --slurm | --jobset | --tpu)
+      [ $# -ge 2 ] || fail "$1 must be followed by its options, OPTION=VALUE,...; ./launch.sh --help shows them"
+      cluster=${1#--} options=$2
+      shift 2
+      ;;
+    --slurm=* | --jobset=* | --tpu=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     --distributed) export SEGJAX_DISTRIBUTED=1; shift ;;
     -h | --help | help) usage; exit 0 ;;
+    -*) fail "unknown option '$1'; ./launch.sh --help shows what there is" ;;
     *) break ;;
   esac
 done
@@ -202,6 +213,7 @@ shift
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
 case $command in
+  setup | test) [ -z "$cluster" ] || fail "--$cluster runs a command of segjax; received '$command'" ;;&
   setup)
     setup "$root/requirements.txt"
     ;;
@@ -221,6 +233,10 @@ case $command in
     if [[ ! $module =~ ^[a-z_]+$ ]] || ! grep -qs '^if __name__ == "__main__":' "$root/segjax/$module.py"; then
       mains=$(cd "$root/segjax" && grep -ls '^if __name__ == "__main__":' -- *.py | sed 's/\.py$//' | tr '\n' ' ')
       fail "unknown command '$command'; there are: ${mains}test setup"
+    fi
+    if [ -n "$cluster" ]; then
+      python=$(find_python) || fail "Python 3.11 or newer must be installed; none was found as python3"
+      exec "$python" -m segjax.core.cluster "$cluster" "$options" "$command" "$@"
     fi
     setup "$root/requirements.txt"
     place_config "$@"

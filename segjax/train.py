@@ -9,6 +9,8 @@ evaluation-<protocol>.json and, where it began from weights (config.init.path), 
 """
 
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -174,13 +176,15 @@ def compile_step(train_step, shapes, batch, logger: Logger):
 
 
 def main_or_pause() -> None:
-    """SIGTERM is a request to pause, not a failure: it ends with status 0."""
+    """SIGTERM is a request to pause, not a failure: it ends with status 0, or with SEGJAX_PAUSED_STATUS, so that a
+    cluster that starts what failed goes on with it."""
     try:
         with SigtermFlag() as terminated:
             main(terminated)
     except Preempted as pause:
         if sharding.is_main_process():
             print(f"{pause}; the state is saved. The same command goes on from there", flush=True)
+        sys.exit(int(os.environ.get("SEGJAX_PAUSED_STATUS", "0")))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
+from segjax.core import liveness
 from segjax.core.sharding import initialize_processes
 
 
@@ -17,7 +19,8 @@ def run(main: Callable[[], None], *, required: Sequence[str] = (), expected: tup
     """Parse the flags, join the other processes and call `main`. Never returns.
 
     A ValueError, an OSError or an error of `expected` ends the program with its message and status 1; set
-    SEGJAX_TRACEBACK=1 to see where it was raised. Any other error is a defect and shows its traceback.
+    SEGJAX_TRACEBACK=1 to see where it was raised. Any other error is a defect and shows its traceback. Where one of
+    several processes is gone, the others end with a message too, and with status `liveness.LOST`.
 
     Args:
       required: names of flags that must be given.
@@ -32,17 +35,43 @@ def run(main: Callable[[], None], *, required: Sequence[str] = (), expected: tup
             flags.FLAGS.workdir = os.path.expanduser(flags.FLAGS.workdir)
         quiet_libraries()
         initialize_processes()
+        liveness.watch(_what_to_do)
         use_compilation_cache()
         try:
             main()
-        except (ValueError, OSError, *expected) as error:
-            if os.environ.get("SEGJAX_TRACEBACK") == "1":
+        except Exception as error:
+            several = jax.process_count() > 1
+            if several and _of_a_collective(error):
+                liveness.give_time_to_find_who_is_gone()
+            known = isinstance(error, (ValueError, OSError, *expected)) and os.environ.get("SEGJAX_TRACEBACK") != "1"
+            if not known and not several:
                 raise
-            print(f"error: {error}\n(SEGJAX_TRACEBACK=1 shows where it was raised)", file=sys.stderr, flush=True)
+            if not known:
+                traceback.print_exc()
+            else:
+                print(f"error: {error}\n(SEGJAX_TRACEBACK=1 shows where it was raised)", file=sys.stderr, flush=True)
             # Other processes of the run may wait for this one; a normal end would wait for them in turn.
-            os._exit(1) if jax.process_count() > 1 else sys.exit(1)
+            os._exit(1) if several else sys.exit(1)
 
     app.run(started, flags_parser=_parse)
+
+
+def _of_a_collective(error: BaseException | None) -> bool:
+    """Whether XLA or JAX's coordinator raised it, or what it came from."""
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _what_to_do() -> str:
+    """The last words of a run that lost a process."""
+    what = "Start all processes again with the same command"
+    if "workdir" not in flags.FLAGS or not flags.FLAGS.workdir:
+        return what
+    folder = Path(flags.FLAGS.workdir) / "checkpoints"
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    found = f"The newest checkpoint is step {max(steps)} in {folder}" if steps else f"No checkpoint is in {folder} yet"
+    return f"{found}. {what} to go on"
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from segjax.core.batch import MEMORY
+from segjax.core.liveness import COORDINATOR_TIMEOUT
 
 DATA, FSDP = "data", "fsdp"
 MIN_FSDP_SIZE = 2**14
@@ -37,6 +38,8 @@ def initialize_processes() -> None:
             environment["JAX_COORDINATOR_ADDRESS"],
             int(environment["JAX_NUM_PROCESSES"]),
             int(environment["JAX_PROCESS_ID"]),
+            cluster_detection_method="deactivate",  # SLURM's variables would leave each process one device
+            heartbeat_timeout_seconds=COORDINATOR_TIMEOUT,
         )
     elif (
         environment.get("SEGJAX_DISTRIBUTED") == "1"
@@ -45,7 +48,7 @@ def initialize_processes() -> None:
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
         or ("KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment)
     ):
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=COORDINATOR_TIMEOUT)
 
 
 def is_main_process() -> bool:
