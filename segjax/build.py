@@ -3,6 +3,7 @@
 Beside the mains, these two are the only files that read a config.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,10 +22,10 @@ from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
-from segjax.data import clips, load_dataset, pipeline
+from segjax.data import DATASETS, clips, declared_info, load_dataset, pipeline
 from segjax.data.augment import corruptions, device_stage, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
-from segjax.data.source import cached
+from segjax.data.source import blank, cached
 from segjax.models import build_model
 from segjax.models.output import MaskOutput
 from segjax.models.remember import empty_memory
@@ -370,20 +371,41 @@ def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params:
     )
 
 
+def dataset_of_shapes(config: ConfigDict) -> Dataset:
+    """A data set whose training batches have the shapes of the config's own; its files are only read where they
+    alone know: the classes of a folder, and the size of images that are neither resized nor cropped.
+
+    Raises:
+      ValueError, OSError: the data set cannot be loaded.
+    """
+    data, info = config.data, declared_info(config.data.name) if config.data.name in DATASETS else None
+    raw = data.augment.on_device  # comes uncropped
+    size = data.size if any(data.size) else (0, 0) if raw else data.crop_size
+    if info is None or not any(size):
+        return datasets(config, [data.split])[data.split]
+    span = (data.clip.length - 1) * data.clip.stride + 1 if data.clip.length else 1
+    return blank(dataclasses.replace(info, frames=1), data.split, size, clips=data.batch_size, frames=span)
+
+
+def batch_shapes(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Any]:
+    """ShapeDtypeStructs, with the shardings, of the arrays of a training batch."""
+    lies = sharding.batch_sharding(mesh)
+
+    def of(array):
+        return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype), sharding=lies)
+
+    return jax.tree.map(of, dict(training_batches(config, dataset)[0]))
+
+
 def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
-    """The training step of a config on a mesh, traced with the shapes of its first batch; nothing is executed.
+    """The training step of a config on a mesh, traced with the shapes of a batch; nothing is executed.
 
     Raises:
       ValueError, OSError: the model or the data set cannot be built, or the batch does not divide over the mesh.
     """
     sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh, config.training.accumulate)
-    dataset = datasets(config, [config.data.split])[config.data.split]
-    lies = sharding.batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype), sharding=lies)
-        for name, array in training_batches(config, dataset)[0].items()
-    }
+    dataset = dataset_of_shapes(config)
     module = model(config, dataset.info)
     _, shapes, shardings = state(config, module, mesh)
     step = train_step(config, module, dataset.info, shapes.params, mesh)
-    return jit_train_step(step, shardings, mesh).lower(shapes, batch)
+    return jit_train_step(step, shardings, mesh).lower(shapes, batch_shapes(config, dataset, mesh))

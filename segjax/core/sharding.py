@@ -122,6 +122,12 @@ def for_mesh(function: Callable, mesh: Mesh) -> Callable:
     return traced
 
 
+def mesh_size() -> int:
+    """Devices for which the function that is being traced is meant, see `for_mesh`; 1 where that is not known."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
 def by_examples(function: Callable, shared: Any, *batched: Any) -> Any:
     """`function(shared, *batched)`, for one that treats the examples of its batched arguments, pytrees, one by one.
 

@@ -1,11 +1,12 @@
 """The data sets, by name."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from segjax.core.config import nearest
-from segjax.data.dataset import Dataset
+from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.data.sets import (
     acdc,
     ade20k,
@@ -73,3 +74,11 @@ def load_dataset(name: str, split: str, data_dir: str | None = None, **kwargs: A
         if argument not in valid:
             raise ValueError(f"data set {name!r} takes no argument {argument!r}; {nearest(argument, valid)}")
     return load(data_dir, split, **kwargs)
+
+
+def declared_info(name: str) -> DatasetInfo | None:
+    """What is known of a data set without its files, or None: the classes of `folder` stand in the folder."""
+    load = DATASETS[name]
+    if isinstance(load, functools.partial):  # load_archive of an Archive
+        return load.args[0].info
+    return getattr(inspect.getmodule(load), "INFO", None)

@@ -1,4 +1,4 @@
-"""Wrappers of a source that any data set can use: resizing when read, and a cache of decoded examples."""
+"""What any data set can use: resizing when read, a cache of decoded examples, and examples that stand for others."""
 
 import threading
 from collections.abc import Mapping
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from segjax.core.batch import NO_INSTANCE
 from segjax.data.augment.transforms import label_maps, resize_image, resize_label
-from segjax.data.dataset import Dataset, Source
+from segjax.data.dataset import Dataset, DatasetInfo, Source
 
 
 def resized(dataset: Dataset, size: tuple[int, int] | None) -> Dataset:
@@ -105,3 +106,30 @@ class _Cached:
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
+
+
+def blank(info: DatasetInfo, split: str, size: tuple[int, int], *, clips: int = 1, frames: int = 1) -> Dataset:
+    """A split of black images without objects, for what depends on shapes alone: the files need not be there.
+
+    Args:
+      size: (height, width) of all of them.
+      clips, frames: how many there are, with the ids of so many clips of so many frames.
+    """
+    ids = [f"{clip}/{frame:04d}" for clip in range(clips) for frame in range(frames)]
+    return Dataset(info, split, _Blank(tuple(size), len(ids), bool(info.things)), ids)
+
+
+class _Blank:
+    def __init__(self, size: tuple[int, int], count: int, instances: bool):
+        self._size, self._count, self._instances = size, count, instances
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        maps = {"instance": np.full(self._size, NO_INSTANCE, np.uint8)} if self._instances else {}
+        image, label = np.zeros((*self._size, 3), np.uint8), np.zeros(self._size, np.uint8)
+        return {"image": image, "label": label, "id": str(index), **maps}
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [self._size] * len(self)

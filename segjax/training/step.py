@@ -1,6 +1,7 @@
 """One training step: loss, gradient, update. Pure, jitted once, with no round trip to the host."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -70,44 +71,19 @@ def make_train_step(
     nonfinite (0 or 1).
     """
 
-    def apply(params, model_state, batch, key):
-        output, model_state = model.apply(
-            {"params": params, **model_state},
-            batch["image"],
-            train=True,
-            rngs={"dropout": key},
-            mutable=list(model_state),
-            **{name: batch[name] for name in ("reset",) if name in batch},
-        )
-        return output if isinstance(output, Output | MaskOutput) else Output(output, ()), model_state
-
-    def loss_of(output, batch, key):
-        if isinstance(output, MaskOutput):
-            return mask_loss(output, batch, jax.random.fold_in(key, POINTS))
-        loss, terms = loss_fn(as_images(output.logits), **targets(batch, output.logits))
-        for index, logits in enumerate(output.auxiliary):
-            auxiliary, _ = loss_fn(as_images(logits), **targets(batch, logits))
-            loss = loss + auxiliary_weight * auxiliary
-            terms = {**terms, f"auxiliary_{index}": auxiliary}
-        return loss, terms
-
-    def forward(params, model_state, batch, key):
-        output, model_state = apply(params, model_state, batch, key)
-        loss, terms = loss_of(output, batch, key)
-        return loss, (terms, model_state)
-
+    forward = make_forward(model, loss_fn, auxiliary_weight=auxiliary_weight, mask_loss=mask_loss)
     gradient = jax.value_and_grad(forward, has_aux=True)
 
     def accumulated(state, batch, key):
         """Sums over microbatches, each weighted by its share of the labelled pixels."""
 
-        def cut(array):
-            array = array.reshape(accumulate, array.shape[0] // accumulate, *array.shape[1:])
+        def cut(array):  # microbatch i has rows i, i + accumulate, ...: each device's from its own rows, none is sent
+            array = array.reshape(array.shape[0] // accumulate, accumulate, *array.shape[1:]).swapaxes(0, 1)
             return jax.lax.with_sharding_constraint(array, sharding.microbatch_sharding(mesh))
 
         parts = jax.tree.map(cut, batch)
         one = jax.tree.map(lambda array: array[0], parts)
-        output = jax.eval_shape(apply, state.params, state.model_state, one, key)[0]
+        output = jax.eval_shape(partial(apply, model), state.params, state.model_state, one, key)[0]
         logits = one["label"][..., None] if isinstance(output, MaskOutput) else output.logits
         weights = jax.vmap(lambda part: normaliser(**targets(part, logits)))(parts)
         weights = weights / jnp.maximum(weights.sum(), jnp.finfo(jnp.float32).tiny)
@@ -175,6 +151,51 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def make_forward(
+    model: nn.Module,
+    loss_fn: LossFn,
+    *,
+    auxiliary_weight: float = 0.0,
+    mask_loss: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]] | None = None,
+) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
+    """`forward(params, model_state, batch, key) -> (loss, (terms, model_state))`: what a step differentiates.
+
+    The arguments are those of `make_train_step`.
+    """
+
+    def loss_of(output, batch, key):
+        if isinstance(output, MaskOutput):
+            return mask_loss(output, batch, jax.random.fold_in(key, POINTS))
+        loss, terms = loss_fn(as_images(output.logits), **targets(batch, output.logits))
+        for index, logits in enumerate(output.auxiliary):
+            auxiliary, _ = loss_fn(as_images(logits), **targets(batch, logits))
+            loss = loss + auxiliary_weight * auxiliary
+            terms = {**terms, f"auxiliary_{index}": auxiliary}
+        return loss, terms
+
+    def forward(params, model_state, batch, key):
+        output, model_state = apply(model, params, model_state, batch, key)
+        loss, terms = loss_of(output, batch, key)
+        return loss, (terms, model_state)
+
+    return forward
+
+
+def apply(
+    model: nn.Module, params: Any, model_state: Any, batch: Mapping[str, jax.Array], key: jax.Array
+) -> tuple[Output | MaskOutput, Any]:
+    """(output, model_state) of a model in training; the key is that of its dropout."""
+    output, model_state = model.apply(
+        {"params": params, **model_state},
+        batch["image"],
+        train=True,
+        rngs={"dropout": key},
+        mutable=list(model_state),
+        **{name: batch[name] for name in ("reset",) if name in batch},
+    )
+    return output if isinstance(output, Output | MaskOutput) else Output(output, ()), model_state
 
 
 def as_images(logits: jax.Array) -> jax.Array:

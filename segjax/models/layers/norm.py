@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.core import sharding
+
 FEW_VALUES = 4096
 """Up to so many values a channel the variance is summed in a second pass.
 
@@ -107,11 +109,19 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 
 def channel_sum(x: jax.Array) -> jax.Array:
     """Sum of a float32 [..., C] over all axes but the last: float32 [C]."""
-    return jax.lax.platform_dependent(x, cpu=_matmul_sum, default=_plain_sum)
+    return jax.lax.platform_dependent(x, cpu=_matmul_sum_by_device, default=_plain_sum)
 
 
 def _plain_sum(x):
     return x.sum(tuple(range(x.ndim - 1)))
+
+
+def _matmul_sum_by_device(x):
+    # XLA would add up the devices' products before their columns are summed, and send as many times the bytes.
+    devices = sharding.mesh_size()
+    if devices == 1 or x.shape[0] % devices:
+        return _matmul_sum(x)
+    return sharding.by_examples(lambda _, part: _matmul_sum(part)[None], (), x).sum(0)
 
 
 def _matmul_sum(x):
