@@ -365,6 +365,7 @@ def train_step(config: ConfigDict, module: nn.Module, info: DatasetInfo, params:
         accumulate=config.training.accumulate,
         auxiliary_weight=config.loss.auxiliary,
         mask_loss=mask_loss(config, info),
+        remat=config.training.remat,
         ema_decay=config.training.ema_decay,
         stop_on_nonfinite=config.training.on_nonfinite == "stop",
         augment=augment(config, info),

@@ -23,6 +23,7 @@ INIT_SOURCES = ("segjax", "torchvision", "smp", "timm", "espnet", "transformers"
 CHANNEL_ORDERS = ("rgb", "bgr")
 SEGMENTS = ("classes", "instances", "panoptic")
 MIXES = ("", "cutmix", "classmix")
+REMATS = ("", "elementwise")
 LOSS_TERMS = ("cross_entropy", "dice", "focal", "lovasz_softmax", "ohem_cross_entropy")
 PIXEL_WEIGHTED_LOSSES = ("cross_entropy", "focal", "ohem_cross_entropy")
 """The terms that can weigh each pixel, as data.border_weight wants it: means over pixels."""
@@ -163,6 +164,9 @@ def default_config() -> ConfigDict:
                 "eval_every": 500,  # 0 evaluates at the end only
                 "ema_decay": 0.0,  # 0 is off; the average is what is evaluated when it is on
                 "accumulate": 1,  # microbatches into which a step's batch is cut
+                # What the gradient computes again instead of keeping it: "elementwise" is all but convolutions and
+                # matrix products; "" is nothing. It saves memory and costs time.
+                "remat": "",
                 "on_nonfinite": "stop",  # or "skip"
             },
             "checkpoint": {

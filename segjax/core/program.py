@@ -8,9 +8,11 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
+from jax.extend.core import Var
 
 KINDS = (
     "all-reduce",
@@ -270,3 +272,23 @@ def _convolution_flops(attributes: str, image: list[int], kernel: list[int], res
     batches = re.search(r"batch_group_count=(\d+)", attributes)
     products *= image[of_image.index("b")] // (int(batches.group(1)) if batches else 1)
     return 2.0 * products * kernel[of_kernel.index("i")] * result[of_result.index("f")]
+
+
+def kept_for_gradient(function: Callable, *arguments: Any) -> int:
+    """Bytes that reverse-mode differentiation of a traced function by its first argument keeps until it needs them.
+
+    Arguments themselves are not counted, an array that is needed twice once. XLA may keep less than that, where it
+    computes something again, and lays what is not needed at the same time in one place.
+
+    Args:
+      function: (*arguments) -> (scalar, anything else).
+      arguments: pytrees of arrays or ShapeDtypeStructs.
+    """
+
+    def backward(first, *others):
+        return jax.vjp(lambda first: function(first, *others), first, has_aux=True)[1]
+
+    traced = jax.make_jaxpr(backward)(*arguments).jaxpr
+    given = {*traced.invars, *traced.constvars}
+    kept = {var for var in traced.outvars if isinstance(var, Var) and var not in given}
+    return sum(math.prod(var.aval.shape) * var.aval.dtype.itemsize for var in kept)

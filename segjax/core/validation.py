@@ -18,6 +18,7 @@ from segjax.core.config import (
     OPTIMIZERS,
     PIXEL_WEIGHTED_LOSSES,
     REDUCTIONS,
+    REMATS,
     SCHEDULES,
     SEGMENTS,
     WINDOW_BLENDS,
@@ -152,6 +153,7 @@ def _value_problems(config: ConfigDict):
         "training.accumulate",
         f"a divisor of data.batch_size = {data.batch_size}",
     )
+    yield from one_of("training.remat", training.remat, REMATS)
     yield from one_of("training.on_nonfinite", training.on_nonfinite, ("stop", "skip"))
     yield from need(config.checkpoint.every >= 0, "checkpoint.every", "0 or more")
     yield from need(config.checkpoint.keep >= 1, "checkpoint.keep", "at least 1")

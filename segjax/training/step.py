@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from segjax.core import sharding
+from segjax.models.layers.conv import PRODUCT
 from segjax.models.output import MaskOutput, Output
 from segjax.training.optim import Schedule
 from segjax.training.state import TrainState
@@ -38,6 +39,7 @@ def make_train_step(
     accumulate: int = 1,
     auxiliary_weight: float = 0.0,
     mask_loss: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]] | None = None,
+    remat: str = "",
     ema_decay: float = 0.0,
     stop_on_nonfinite: bool = True,
     augment: Callable[[Mapping[str, Any], jax.Array], Mapping[str, Any]] | None = None,
@@ -58,6 +60,8 @@ def make_train_step(
     logits alone. Where the batch has a `reset`, the model goes on from the states in `state.model_state`, through which
     no gradient flows: backpropagation through time is cut off at the frames of a step.
 
+    `remat` says what the gradient computes again instead of keeping it, see `make_forward`.
+
     `augment(batch, key) -> batch` (`segjax.data.augment.device_stage`) makes the batch that the network sees of the one
     that came, at the start of the step and for the whole batch; None takes it as it is.
 
@@ -71,7 +75,7 @@ def make_train_step(
     nonfinite (0 or 1).
     """
 
-    forward = make_forward(model, loss_fn, auxiliary_weight=auxiliary_weight, mask_loss=mask_loss)
+    forward = make_forward(model, loss_fn, auxiliary_weight=auxiliary_weight, mask_loss=mask_loss, remat=remat)
     gradient = jax.value_and_grad(forward, has_aux=True)
 
     def accumulated(state, batch, key):
@@ -159,11 +163,21 @@ def make_forward(
     *,
     auxiliary_weight: float = 0.0,
     mask_loss: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]] | None = None,
+    remat: str = "",
 ) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
     """`forward(params, model_state, batch, key) -> (loss, (terms, model_state))`: what a step differentiates.
 
-    The arguments are those of `make_train_step`.
+    The arguments are those of `make_train_step`. With `remat` = "elementwise" the gradient keeps the results of
+    convolutions and of matrix products with parameters, and computes again what lies between them: normalisation,
+    activation functions, resizing, attention's weights (Chen et al. 2016, "Training Deep Nets with Sublinear Memory
+    Cost"). The numbers are the same, as far as XLA fuses them alike.
     """
+    run = partial(apply, model)
+    if remat == "elementwise":
+        policies = jax.checkpoint_policies
+        named = policies.save_only_these_names(PRODUCT)
+        kept = policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, named)
+        run = jax.checkpoint(run, policy=kept)
 
     def loss_of(output, batch, key):
         if isinstance(output, MaskOutput):
@@ -176,7 +190,7 @@ def make_forward(
         return loss, terms
 
     def forward(params, model_state, batch, key):
-        output, model_state = apply(model, params, model_state, batch, key)
+        output, model_state = run(params, model_state, batch, key)
         loss, terms = loss_of(output, batch, key)
         return loss, (terms, model_state)
 

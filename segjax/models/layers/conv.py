@@ -12,8 +12,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from segjax.models.layers.norm import BatchNorm
+
+PRODUCT = "product"
+"""The name of a convolution's result for `jax.checkpoint`."""
 
 
 def convolve(
@@ -35,8 +39,19 @@ def convolve(
     matrix product of all windows, since XLA's own reads such a kernel badly: VGG16's fc6 on 4x4 pixels takes 0.05
     instead of 4.4 s. The gradient of a kernel with few outputs is computed with the roles of image and
     result exchanged.
+
+    The result bears the name PRODUCT, by which `jax.checkpoint` finds it; that does nothing by itself.
     """
 
+    result = _convolve(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision
+    )
+    return checkpoint_name(result, PRODUCT)
+
+
+def _convolve(
+    lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision
+):
     def plain(lhs, rhs):
         return jax.lax.conv_general_dilated(
             lhs,
