@@ -21,6 +21,7 @@ Makes .venv from the pinned requirements when it is not there yet (about a minut
   compare    results side by side         --results FILE_OR_WORKDIR,FILE_OR_WORKDIR,...
   report     report.html, .md and .tex of an ablation study    --workdir DIR
   tune_crf   parameters of a CRF on top   --workdir DIR
+  benchmark  speed, compile time, memory  --config FILE[:VARIANT] [--mode train,infer] [--against pytorch] [--output FILE.json]
   inspect    class table and pictures of a data set        --config FILE
   test       the linter and the tests; with arguments, pytest with these
   setup      only make the environment

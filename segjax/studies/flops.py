@@ -11,42 +11,37 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
-def contraction_flops(jaxpr: Any, platform: str) -> int:
+def contraction_flops(jaxpr: Any) -> int:
     """Two for each multiplication with its addition, over all devices.
 
-    What is multiplied with the zeros of padding or of a dilated input is not counted, as XLA does not. Elementwise
-    work is not either, and so no depthwise convolution that is written as a sum of shifted products. Of a branch on
-    the platform the one for `platform` counts, of another branch the most expensive one; the body of a loop with an
-    unknown number of rounds counts once.
+    Of forms that differ by platform the default one counts, which is the plain one, so that a faster way to the same
+    result does not count as more work. What is multiplied with the zeros of padding or of a dilated input is not
+    counted, as XLA does not; what is computed again (rematerialisation) is. Of a branch the most expensive one counts,
+    and the body of a loop with an unknown number of rounds once.
 
     Args:
       jaxpr: `jax.jit(function).trace(...).jaxpr`, or a part of one.
-      platform: "cpu", "cuda", "rocm" or "tpu".
     """
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-    return sum(_flops(equation, platform) for equation in jaxpr.eqns)
+    return sum(_flops(equation) for equation in jaxpr.eqns)
 
 
-def _flops(equation: Any, platform: str) -> int:
+def _flops(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         return _of_product(equation)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
     if name == "cond":
-        each = [contraction_flops(branch, platform) for branch in params["branches"]]
-        platforms = params.get("branches_platforms")
-        if platforms is None:
-            return max(each)
-        fitting = [flops for flops, names in zip(each, platforms, strict=True) if names and platform in names]
-        default = [flops for flops, names in zip(each, platforms, strict=True) if names is None]
-        return (fitting or default)[0]
+        platforms = params.get("branches_platforms") or ()
+        each = [contraction_flops(branch) for branch in params["branches"]]
+        return each[platforms.index(None)] if None in platforms else max(each)
     times = 1
     if name == "scan":
         times = params["length"]
     elif name == "shard_map":  # its body is what one device does
         times = params["mesh"].size
-    return times * sum(contraction_flops(inner, platform) for inner in _inner(params.values()))
+    return times * sum(contraction_flops(inner) for inner in _inner(params.values()))
 
 
 def _inner(values: Any) -> Iterator[Any]:

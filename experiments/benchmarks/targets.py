@@ -1,0 +1,103 @@
+"""U-Net, SegNet, DeepLab v3+ and SegFormer-B0 against PyTorch, training and inference, by one command on any machine.
+
+  PYTHONPATH=. python experiments/benchmarks/targets.py [--networks unet,segnet] [--steps 20] [--profile runs/profile]
+
+On a CPU in float32, 2 images of 128x128 (129x129 for v3+); on a GPU in bfloat16, 16 of 512x512. Each network is a
+process of `segjax.benchmark --against pytorch`, in which ours, PyTorch eager and torch.compile take turns. Writes its
+rows into experiments/results/benchmark.csv, where the rows of other devices, networks and modes stay; with --profile it
+also says where the time goes on the device, and keeps the profiles, which TensorBoard and Perfetto read. On a GPU,
+PyTorch must be a build for it (tests/references/requirements.txt names the one for a CPU).
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the GPU to the processes that are started
+import jax
+
+from experiments.benchmarks.facts import RESULTS, ROOT, facts, write_rows
+from experiments.benchmarks.target_configs import NETWORKS
+
+CONFIGS = Path(__file__).with_name("target_configs.py")
+KEY = ("network", "mode", "dtype", "device")
+SIDES = {"segjax": "segjax", "pytorch eager": "eager", "torch.compile": "compile"}
+
+
+def rows_of(network, report, machine):
+    """One a mode; what is not known stays blank."""
+    rows = []
+    for mode, found in report["modes"].items():
+        row = {"network": network, "mode": mode, "dtype": report["dtype"], "device": report["device_kind"]}
+        row["input"] = "x".join(map(str, report["batch"][:3]))
+        for name, short in SIDES.items():
+            step = found["sides"].get(name, {}).get("step", {})
+            for key in ("median", "min"):
+                row[f"{short}_{key}_ms"] = f"{1e3 * step[key]:.1f}" if step else ""
+        for name, short in list(SIDES.items())[1:]:
+            ratio = found["sides"].get(name, {}).get("ratios", {})
+            for key in ("median", "min"):
+                row[f"ratio_{short}_{key}"] = f"{ratio[key]:.2f}" if ratio else ""
+        row["fraction_of_matrix_rate"] = f"{found['fraction']:.3f}"
+        row["matrix_rate_GFLOPs"] = f"{report['matrix_rate'] / 1e9:.0f}"
+        row["params"] = report["params"]
+        row["pytorch_params"] = found["sides"].get("pytorch eager", {}).get("params", "")
+        rows.append({**row, **machine, "torch": report["pytorch"]["version"]})
+    return rows
+
+
+def earlier_rows(path):
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        return {tuple(row[key] for key in KEY): row for row in csv.DictReader(file)}
+
+
+def measured(network, arguments, kind):
+    """The report of one network, or None where its process failed and has said why."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "segjax.benchmark", f"--config={CONFIGS}:{network}{kind}"]
+        command += ["--against=pytorch", f"--mode={arguments.mode}", f"--steps={arguments.steps}"]
+        command += [f"--warmup={arguments.warmup}", f"--block={arguments.block}", f"--output={output}"]
+        command += [] if arguments.torch_compile else ["--notorch_compile"]
+        command += [f"--profile={arguments.profile}/{network}"] if arguments.profile else []
+        subprocess.run(command, cwd=ROOT, check=False)
+        return json.loads(output.read_text()) if output.is_file() else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--mode", default="train,infer")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--block", type=int, default=0, help="steps between waits for the device; 0: 1, on a GPU 5")
+    parser.add_argument("--torch_compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--profile", default="", help="folder for JAX's profiles")
+    parser.add_argument("--output", type=Path, default=RESULTS / "benchmark.csv")
+    arguments = parser.parse_args()
+    machine = facts()
+    gpu = jax.default_backend() == "gpu"
+    arguments.block = arguments.block or (5 if gpu else 1)
+    failed, rows = [], {}
+    for network in arguments.networks.split(","):
+        report = measured(network, arguments, "-gpu" if gpu else "")
+        if report is None:
+            failed.append(network)
+            continue
+        for row in rows_of(network, report, machine):
+            rows[tuple(row[key] for key in KEY)] = row
+    if rows:
+        write_rows(arguments.output, list((earlier_rows(arguments.output) | rows).values()))
+    if failed:
+        sys.exit(f"these failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
