@@ -6,7 +6,8 @@
 Prints, and writes as JSON: the time of a step (median, minimum, quartiles), images a second, compile time cold and with
 JAX's persistent cache, FLOPs and what fraction of the machine's matrix-product rate they are, measured in the same run,
 the share of time that the training loop waits for data, and memory. The timed steps take one batch, the config's first,
-which lies on the device; those with the input pipeline are the training loop's own.
+which lies on the device; those with the input pipeline are the training loop's own. The peak of memory is the device's,
+on a CPU the process's, from its start on: with one --mode at a time each has its own.
 
 With --against pytorch both have cross-entropy and SGD with momentum (what of the config that changes is said), float32
 or bfloat16 as config.model.dtype says, PyTorch in channels_last, eager and by torch.compile, and all take turns.
@@ -35,8 +36,6 @@ def main() -> None:
     """From flags to the table and the JSON."""
     config, modes = CONFIG.value, MODE.value
     validate(config)
-    if unknown := [mode for mode in modes if mode not in build_benchmark.MODES]:
-        raise ValueError(f"--mode must be of {', '.join(build_benchmark.MODES)}; received {', '.join(unknown)}")
     if jax.process_count() > 1:
         raise ValueError(f"segjax.benchmark measures one process; received {jax.process_count()}")
     networks = None

@@ -85,9 +85,9 @@ def measure(
     steps: int,
     warmup: int,
     block: int,
-    networks: Path | None,
-    torch_compile: bool,
-    profile_dir: Path | None,
+    networks: Path | None = None,
+    torch_compile: bool = True,
+    profile_dir: Path | None = None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The report of `segjax.benchmark`.
@@ -97,7 +97,11 @@ def measure(
       block: see `segjax.studies.benchmark.alternate`.
       profile_dir: folder for JAX's profiles, one a mode, or None.
       say: is given what is being done, and the profiles' tables.
+    Raises:
+      ValueError, OSError: an unknown mode; nothing to compare with; see `build_parts`.
     """
+    if not modes or set(modes) - set(MODES):
+        raise ValueError(f"--mode must be of {', '.join(MODES)}; received {', '.join(modes)!r}")
     platform = jax.default_backend()
     report: dict[str, Any] = {}
     get_network = None

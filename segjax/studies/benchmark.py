@@ -150,7 +150,7 @@ def _mode_lines(mode: str, found: Mapping[str, Any]) -> list[str]:
         )
     lines.append(
         f"  memory: {found['compiled_memory_bytes'] / 2**20:,.0f} MiB by the compiled program,"
-        f" peak {found['peak_memory_bytes'] / 2**20:,.0f} MiB"
+        f" peak so far {found['peak_memory_bytes'] / 2**20:,.0f} MiB"
     )
     ours = found["sides"]["segjax"]["params"]
     for name, side in found["sides"].items():

@@ -158,6 +158,11 @@ def test_what_is_compared_is_a_valid_config_of_cross_entropy_and_sgd():
         build_benchmark.comparable(mask2former.get_config())
 
 
+def test_a_mode_that_there_is_not():
+    with pytest.raises(ValueError, match="must be of train, infer; received 'train, fit'"):
+        build_benchmark.measure(tiny().base, ["train", "fit"], steps=1, warmup=1, block=1, say=print)
+
+
 def test_a_file_of_networks_that_is_not_there_or_has_none(tmp_path):
     pytest.importorskip("torch")
     with pytest.raises(FileNotFoundError, match="there is no"):
@@ -220,7 +225,7 @@ def test_the_table_says_what_was_measured_and_what_failed():
         "2.00 GFLOP a step in products and convolutions: 25.0 % of the matrix rate",
         "waiting for data 1.23 % of the time (over 7 steps)",
         "pytorch eager has 11, ours 10",
-        "1 MiB by the compiled program, peak 2 MiB",
+        "1 MiB by the compiled program, peak so far 2 MiB",
         "threads 2",
     ):
         assert words in text
@@ -264,8 +269,3 @@ def test_the_main_against_a_network_of_pytorch(prepared_dir, tmp_path):
     assert sides["pytorch eager"]["ratios"] == {key: ours[key] / theirs[key] for key in ("median", "min")}
     assert "changed for the comparison: optimizer.name: 'muon' -> 'sgd'" in printed
     assert "parameters differ: pytorch eager has 44" in printed
-
-
-def test_the_main_refuses_a_mode_that_there_is_not(prepared_dir):
-    printed = run("benchmark", *ARGUMENTS, f"--config.data.dir={prepared_dir}", "--mode=fit", status=1)
-    assert "--mode must be of train, infer; received fit" in printed

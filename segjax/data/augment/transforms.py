@@ -346,7 +346,7 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(label.shape[-2:], size, strict=True)
     )
-    return label[..., rows[:, None], columns]
+    return label.take(rows, axis=-2).take(columns, axis=-1)  # one index with both is six times as slow
 
 
 def warp(example: Example, y: np.ndarray, x: np.ndarray, fill: Sequence[float]) -> dict[str, Any]:
