@@ -240,6 +240,12 @@ case $command in
       exec "$python" -m segjax.core.cluster "$cluster" "$options" "$command" "$@"
     fi
     setup "$root/requirements.txt"
+    if [ "$(accelerator)" = cpu ]; then
+      # A step's arrays are large and freed after it. So that the kernel does not clear their pages anew in every step,
+      # glibc keeps them, in huge pages where the system has them.
+      export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+      export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1000000000000}
+    fi
     place_config "$@"
     if [ "$module" = train ] && ! has --config "$@" && ! has --help "$@" && ! has --helpfull "$@"; then
       arguments+=(--config "$example")
