@@ -237,7 +237,7 @@ case $command in
     fi
     if [ -n "$cluster" ]; then
       python=$(find_python) || fail "Python 3.11 or newer must be installed; none was found as python3"
-      exec "$python" -m segjax.core.cluster "$cluster" "$options" "$command" "$@"
+      exec "$python" -P "$root/segjax/core/cluster.py" "$cluster" "$options" "$command" "$@"
     fi
     setup "$root/requirements.txt"
     if [ "$(accelerator)" = cpu ]; then

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -14,8 +15,8 @@ from tests.process import ROOT, SMALL, environment, summary
 AWKWARD = ["--config.data.crop_size=(256, 256)", '--a=it\'s "$HOME" $(x) $$ \\ `y` #&;', "--b", "ü\n*", "", "last"]
 """Arguments that a shell, YAML or Kubernetes would change if they were not quoted."""
 
-RECORD = """#!/usr/bin/env bash
-python3 -c 'import json, os, sys
+RECORD = f"""#!/usr/bin/env bash
+{sys.executable} -c 'import json, os, sys
 with open(sys.argv[1], "w") as file:
     json.dump([os.getcwd(), sys.argv[2:], dict(os.environ)], file)' "$RECORD_AS" "$@"
 """

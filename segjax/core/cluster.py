@@ -194,7 +194,7 @@ tar -C {shlex.quote(str(ROOT))} --exclude=./.git --exclude=./.venv --exclude=./r
   -czf "$folder/segjax.tar.gz" .
 gcloud compute tpus tpu-vm scp "$folder/segjax.tar.gz" {name}:segjax.tar.gz {where}
 gcloud compute tpus tpu-vm ssh {name} {where} \\
-  --command={shlex.quote(remote)}
+  --command={shlex.quote(remote)} </dev/null
 """
 
 
