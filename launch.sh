@@ -178,7 +178,7 @@ run_processes() {
     # `wait` returns early when a trapped signal comes, so ask until the process has really ended.
     while :; do
       pid_status=0
-      wait "${pids[index]}" || pid_status=$?
+      wait "${pids[index]}" 2>/dev/null || pid_status=$? # whose own words about a killed one would be the last
       kill -0 "${pids[index]}" 2>/dev/null || break
     done
     if [ "$pid_status" -gt "$status" ]; then status=$pid_status; fi
