@@ -54,6 +54,7 @@ def test_model_fields_are_locked_too():
         ("data.augment.scale", (2.0, 0.5), "low"),
         ("data.crop_size", (10, 0), "height, width"),
         ("training.on_nonfinite", "ignore", "stop"),
+        ("training.remat", "elementwize", "did you mean 'elementwise'"),
         ("loss.cross_entropy", 0.0, "must be above 0"),
         ("optimizer.warmup_steps", 10**6, "training.steps"),
         ("seed", -1, "0..2"),
