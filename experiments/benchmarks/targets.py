@@ -2,8 +2,9 @@
 
   PYTHONPATH=. python experiments/benchmarks/targets.py [--networks unet,segnet] [--steps 20] [--profile runs/profile]
 
-On a CPU in float32, 2 images of 128x128 (129x129 for v3+); on a GPU in bfloat16, 16 of 512x512. Each network is a
-process of `segjax.benchmark --against pytorch`, in which ours, PyTorch eager and torch.compile take turns. Writes its
+On a CPU in float32, 2 images of 128x128 (129x129 for v3+), by one device of all cores and by two simulated ones of
+which each has an image, as `./launch.sh train` does; on a GPU in bfloat16, 16 of 512x512. Each network is a process of
+`segjax.benchmark --against pytorch`, in which ours, PyTorch eager and torch.compile take turns. Writes its
 rows into experiments/results/benchmark.csv, where the rows of other devices, networks and modes stay; with --profile it
 also says where the time goes on the device, and keeps the profiles, which TensorBoard and Perfetto read. On a GPU,
 PyTorch must be a build for it (tests/references/requirements.txt names the one for a CPU).
@@ -11,6 +12,7 @@ PyTorch must be a build for it (tests/references/requirements.txt names the one 
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -25,7 +27,7 @@ from experiments.benchmarks.facts import RESULTS, ROOT, facts, write_rows
 from experiments.benchmarks.target_configs import NETWORKS
 
 CONFIGS = Path(__file__).with_name("target_configs.py")
-KEY = ("network", "mode", "dtype", "device")
+KEY = ("network", "mode", "dtype", "device", "devices")
 SIDES = {"segjax": "segjax", "pytorch eager": "eager", "torch.compile": "compile"}
 
 
@@ -34,6 +36,7 @@ def rows_of(network, report, machine):
     rows = []
     for mode, found in report["modes"].items():
         row = {"network": network, "mode": mode, "dtype": report["dtype"], "device": report["device_kind"]}
+        row["devices"] = str(report["devices"])
         row["input"] = "x".join(map(str, report["batch"][:3]))
         for name, short in SIDES.items():
             step = found["sides"].get(name, {}).get("step", {})
@@ -58,8 +61,9 @@ def earlier_rows(path):
         return {tuple(row[key] for key in KEY): row for row in csv.DictReader(file)}
 
 
-def measured(network, arguments, kind):
+def measured(network, devices, arguments, kind):
     """The report of one network, or None where its process failed and has said why."""
+    flags = {} if kind else {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "report.json"
         command = [sys.executable, "-m", "segjax.benchmark", f"--config={CONFIGS}:{network}{kind}"]
@@ -67,7 +71,8 @@ def measured(network, arguments, kind):
         command += [f"--warmup={arguments.warmup}", f"--block={arguments.block}", f"--output={output}"]
         command += [] if arguments.torch_compile else ["--notorch_compile"]
         command += [f"--profile={arguments.profile}/{network}"] if arguments.profile else []
-        subprocess.run(command, cwd=ROOT, check=False)
+        command.append(f"--config.parallel.data={devices}")
+        subprocess.run(command, cwd=ROOT, check=False, env=os.environ | flags)
         return json.loads(output.read_text()) if output.is_file() else None
 
 
@@ -80,16 +85,18 @@ def main():
     parser.add_argument("--block", type=int, default=0, help="steps between waits for the device; 0: 1, on a GPU 5")
     parser.add_argument("--torch_compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--profile", default="", help="folder for JAX's profiles")
+    parser.add_argument("--devices", default="", help="numbers of simulated devices of a CPU; default: 1,2")
     parser.add_argument("--output", type=Path, default=RESULTS / "benchmark.csv")
     arguments = parser.parse_args()
     machine = facts()
     gpu = jax.default_backend() == "gpu"
     arguments.block = arguments.block or (5 if gpu else 1)
     failed, rows = [], {}
-    for network in arguments.networks.split(","):
-        report = measured(network, arguments, "-gpu" if gpu else "")
+    counts = [int(count) for count in ("1" if gpu else arguments.devices or "1,2").split(",")]
+    for network, devices in itertools.product(arguments.networks.split(","), counts):
+        report = measured(network, devices, arguments, "-gpu" if gpu else "")
         if report is None:
-            failed.append(network)
+            failed.append(f"{network} on {devices}")
             continue
         for row in rows_of(network, report, machine):
             rows[tuple(row[key] for key in KEY)] = row
