@@ -14,7 +14,7 @@ Makes .venv from the pinned requirements when it is not there yet (about a minut
 
   train      train, evaluate and save     --config FILE --workdir DIR [--config.FIELD=VALUE ...]
              (alone: a small U-Net on the embedded data set, in runs/digit_scenes_unet)
-  forecast   memory, FLOPs, communication  --config FILE[:VARIANT] --devices N [--device_kind h100]
+  forecast   memory, FLOPs, bytes sent    --config FILE[:VARIANT] --devices N [--device_kind h100]
   evaluate   scores of a trained model    --workdir DIR, or --config FILE --config.init.path=WEIGHTS
   predict    label maps of your images    --workdir DIR --input FILE|DIR|GLOB --output DIR
              or an overlaid video         --input VIDEO, or --clip --input FOLDER_OF_FRAMES

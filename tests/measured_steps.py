@@ -62,7 +62,7 @@ def measure(config, devices):
     predicted = build_forecast.forecast(config, mesh)
     dataset = build.dataset_of_shapes(config)
     module = build.model(config, dataset.info)
-    init, shapes, _ = build.state(config, module, mesh)
+    init, _, _ = build.state(config, module, mesh)
     compiled = build.lower_train_step(config, mesh).compile(build_forecast.FAST)
     state = init()
     batch = sharding.put_batch(mesh, build.training_batches(config, dataset)[0])

@@ -88,9 +88,11 @@ needs_peak = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK),
 @needs_peak
 @pytest.mark.slow
 def test_predicted_against_measured():
-    """What lies in memory from step to step is exact. The peak of a step is that of the process: XLA's plan is one block
-    of memory, and on top of it come what the libraries below XLA take for matrix products and convolutions, which XLA
-    does not know of, and what Python does meanwhile."""
+    """What lies in memory from step to step is exact.
+
+    The peak of a step is that of the process: XLA's plan is one block of memory, and on top of it come what the
+    libraries below XLA take for matrix products and convolutions, and what Python does meanwhile.
+    """
     process = subprocess.run(
         [sys.executable, "-m", "tests.measured_steps"],
         cwd=ROOT,
