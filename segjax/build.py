@@ -390,12 +390,12 @@ def dataset_of_shapes(config: ConfigDict) -> Dataset:
 
 def batch_shapes(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Any]:
     """ShapeDtypeStructs, with the shardings, of the arrays of a training batch."""
-    lies = sharding.batch_sharding(mesh)
+    first = dict(training_batches(config, dataset)[0])
 
-    def of(array):
+    def of(array, lies):
         return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype), sharding=lies)
 
-    return jax.tree.map(of, dict(training_batches(config, dataset)[0]))
+    return jax.tree.map(of, first, sharding.batch_shardings(mesh, first))
 
 
 def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
@@ -405,6 +405,7 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
       ValueError, OSError: the model or the data set cannot be built, or the batch does not divide over the mesh.
     """
     sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh, config.training.accumulate)
+    sharding.check_rows("config.data.crop_size", config.data.crop_size[0], mesh)
     dataset = dataset_of_shapes(config)
     module = model(config, dataset.info)
     _, shapes, shardings = state(config, module, mesh)

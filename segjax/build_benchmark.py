@@ -157,7 +157,7 @@ def build_parts(config: ConfigDict, steps: int) -> Parts:
     """
     config = config.copy_and_resolve_references().unlock()
     config.training.steps = max(config.training.steps, steps)
-    mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
+    mesh = sharding.make_mesh(**config.parallel)
     sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh, config.training.accumulate)
     split = config.data.split
     dataset = build.cached_dataset(config, build.datasets(config, [split])[split])
@@ -213,7 +213,7 @@ def _inference(parts: Parts) -> Side:
     def logits(variables, image):
         return parts.module.apply(variables, image, train=False)
 
-    lie = (parts.shardings.eval_variables(), sharding.batch_sharding(parts.mesh))
+    lie = (parts.shardings.eval_variables(), image.sharding)
 
     def trace():
         return jax.jit(sharding.for_mesh(logits, parts.mesh), in_shardings=lie).trace(variables, image)

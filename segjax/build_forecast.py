@@ -35,7 +35,7 @@ def forecast(config: ConfigDict, mesh: Mesh) -> Forecast:
     batch = build.batch_shapes(config, dataset, mesh)
     held = held_bytes(state, batch)
     return Forecast(
-        mesh=tuple(mesh.devices.shape),
+        mesh=dict(mesh.shape),
         batch_size=config.data.batch_size,
         accumulate=config.training.accumulate,
         remat=config.training.remat,
@@ -45,7 +45,7 @@ def forecast(config: ConfigDict, mesh: Mesh) -> Forecast:
         accessed=(compiled.cost_analysis() or {}).get("bytes accessed", 0.0),
         held={**held, "waiting batches": PREFETCH * held["batch"], "results": memory.results},
         temporary=memory.temporary,
-        activations=activations(config, module, dataset.info, state, batch, mesh.size * config.training.accumulate),
+        activations=activations(config, module, dataset.info, state, batch, mesh),
         collectives=tuple(program.collectives(text)),
     )
 
@@ -70,11 +70,13 @@ def held_bytes(state: TrainState, batch: Any) -> dict[str, int]:
     return {name: value for name, value in parts.items() if value or name in ("parameters", "optimizer")}
 
 
-def activations(config: ConfigDict, module, info, state: TrainState, batch: Any, parts: int) -> int:
-    """Bytes that the gradient of one device's part of a microbatch keeps of the forward pass; `parts` are in a batch.
+def activations(config: ConfigDict, module, info, state: TrainState, batch: Any, mesh: Mesh) -> int:
+    """Bytes that the gradient of one device's part of a microbatch keeps of the forward pass.
 
-    They are counted before XLA sees them, which may keep less.
+    They are counted before XLA sees them, which may keep less; where rows are split, as an equal share of an image's.
     """
+    rows = sharding.row_parts(mesh)
+    parts = mesh.size // rows * config.training.accumulate
     forward = make_forward(
         module,
         build.loss(config, info)[0],
@@ -94,14 +96,15 @@ def activations(config: ConfigDict, module, info, state: TrainState, batch: Any,
     model_state = {
         name: jax.tree.map(part, tree) if name == MEMORY else tree for name, tree in state.model_state.items()
     }
-    return program.kept_for_gradient(forward, state.params, model_state, one, key)
+    return program.kept_for_gradient(forward, state.params, model_state, one, key) // rows
 
 
 def alternatives(config: ConfigDict, mesh: Mesh, found: Forecast, limit: int) -> Iterator[tuple[str, Forecast]]:
     """(what to set, its forecast) of what could make a step that is too large fit into `limit` bytes.
 
-    The largest batch that fits, the same batch in as few microbatches, rematerialisation, and parameters split over
-    all devices. Each was compiled; a change that turned out too large is given too.
+    The largest batch that fits, the same batch in as few microbatches, rematerialisation, parameters split over all
+    devices, and where not even the smallest batch fits the rows of images split over all. Each was compiled; a change
+    that turned out too large is given too.
     """
 
     def changed(devices: Mesh = mesh, **changes) -> Forecast:
@@ -112,7 +115,8 @@ def alternatives(config: ConfigDict, mesh: Mesh, found: Forecast, limit: int) ->
         return forecast(other, devices)
 
     whole, accumulate = config.data.batch_size, config.training.accumulate
-    unit = mesh.size * accumulate
+    rows = sharding.row_parts(mesh)
+    unit = mesh.size // rows * accumulate
     batch, best = whole, found
     if whole > unit:
         lowest = (unit, changed(data__batch_size=unit))
@@ -121,17 +125,25 @@ def alternatives(config: ConfigDict, mesh: Mesh, found: Forecast, limit: int) ->
     if config.training.remat != "elementwise":
         yield "--config.training.remat=elementwise", changed(training__remat="elementwise")
     if best.total <= limit and not config.data.clip.carry:
-        rows = whole // mesh.size
+        examples = whole * rows // mesh.size
         # A microbatch no larger than that of the batch that fits; the sum of gradients takes memory too.
-        several = [k for k in range(accumulate + 1, rows + 1) if rows % k == 0 and whole * accumulate <= batch * k]
+        several = [
+            k for k in range(accumulate + 1, examples + 1) if examples % k == 0 and whole * accumulate <= batch * k
+        ]
         for parts in several:
             other = changed(training__accumulate=parts)
             yield f"--config.training.accumulate={parts}", other
             if other.total <= limit:
                 break
-    if mesh.size > 1 and found.mesh[1] == 1:
+    if mesh.size > 1 and config.parallel.fsdp == rows == 1:
         split = sharding.make_mesh(1, mesh.size)
         yield f"--config.parallel.data=1 --config.parallel.fsdp={mesh.size}", changed(split)
+    height = config.data.crop_size[0]
+    if mesh.size > rows and best.total > limit and height and height % mesh.size == 0:
+        split = sharding.make_mesh(1, 1, mesh.size)
+        small = changed(split, data__batch_size=accumulate)
+        parallel = f"--config.parallel.data=1 --config.parallel.spatial={mesh.size}"
+        yield f"{parallel} --config.data.batch_size={accumulate}", small
 
 
 def largest_batch(changed, unit: int, low, high, limit: int) -> tuple[int, Forecast]:

@@ -1,5 +1,6 @@
 """From the config of a study's run to what its plan says of it: the cost of a training step, the machine's speed."""
 
+import math
 import time
 
 import jax
@@ -13,7 +14,7 @@ from segjax.studies.plan import Cost
 
 def devices_per_run(config: ConfigDict) -> int:
     """As many as config.parallel names; one where it takes what there is."""
-    return max(1, config.parallel.data) * max(1, config.parallel.fsdp)
+    return math.prod(max(1, config.parallel[axis]) for axis in config.parallel)
 
 
 def step_cost(config: ConfigDict) -> Cost:
@@ -25,7 +26,7 @@ def step_cost(config: ConfigDict) -> Cost:
     Raises:
       ValueError, OSError: the model or the data set cannot be built.
     """
-    mesh = sharding.make_mesh(max(1, config.parallel.data), max(1, config.parallel.fsdp))
+    mesh = sharding.make_mesh(**{axis: max(1, config.parallel[axis]) for axis in config.parallel})
     compiled = build.lower_train_step(config, mesh).compile()
     return Cost(mesh.size * program.flops(compiled), program.memory(compiled).total)
 

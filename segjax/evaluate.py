@@ -41,7 +41,7 @@ def main() -> None:
         raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
     output = Path(OUTPUT.value or WORKDIR.value or ".").expanduser()
     try:
-        mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
+        mesh = sharding.make_mesh(**config.parallel)
     except ValueError:  # trained on other devices than there are here
         mesh = sharding.make_mesh()
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)

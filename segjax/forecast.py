@@ -32,7 +32,7 @@ def main() -> None:
     if kind and kind not in forecast_lib.DEVICE_KINDS:
         raise ValueError(f"--device_kind {kind!r} is unknown; {nearest(kind, forecast_lib.DEVICE_KINDS)}")
     simulate_devices(DEVICES.value)
-    mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
+    mesh = sharding.make_mesh(**config.parallel)
     found = build_forecast.forecast(config, mesh)
     console = Console(width=100, highlight=False)
     console.print(forecast_lib.tables(found, kind))

@@ -2,6 +2,7 @@
 
   python -m segjax.predict --workdir runs/x --input 'photos/*.jpg' --output out
   python -m segjax.predict --workdir runs/x --input drive.mp4 --output out
+  python -m segjax.predict --workdir runs/x --input large.tif --output out --size native --spatial 8
 
 For each image there are two PNGs: <name>.png, whose pixel values are classes and whose palette is the data set's,
 and <name>_overlay.png with a legend. With `--samples N` the classes are those of the mean of N predictions with
@@ -28,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 from PIL import Image
 from rich.progress import Progress, SpinnerColumn, TextColumn, track
@@ -64,16 +66,18 @@ def main() -> None:
     clip = CLIP.value or Path(INPUT.value).suffix.lower() in video.VIDEO_SUFFIXES
     if clip and (SAMPLES.value or ATTENTION.value):
         raise ValueError("--samples and --attention are for images; give frames of a clip as images, without --clip")
-    model, info, variables = load_model(config)
+    if (clip or ATTENTION.value) and SPATIAL.value > 1:
+        raise ValueError("--spatial splits single images, without --attention and --clip; give the frames as images")
+    mesh = sharding.make_mesh(1, 1, SPATIAL.value)
+    model, info, variables = load_model(config, mesh)
     if clip:
         predict_clip(config, model, info, variables, Path(INPUT.value).expanduser(), output)
     else:
-        predict_images(config, model, info, variables, output)
+        predict_images(config, model, info, variables, output, mesh)
 
 
-def load_model(config: ConfigDict) -> tuple[nn.Module, DatasetInfo, Any]:
-    """(model, facts of its data set, variables on the first device), from --workdir or config.init."""
-    mesh = sharding.make_mesh(1, 1)
+def load_model(config: ConfigDict, mesh: Mesh) -> tuple[nn.Module, DatasetInfo, Any]:
+    """(model, facts of its data set, variables on the devices of the mesh), from --workdir or config.init."""
     if WORKDIR.value:
         info = build.saved_info(WORKDIR.value)
         model = build.model(config, info)
@@ -85,10 +89,12 @@ def load_model(config: ConfigDict) -> tuple[nn.Module, DatasetInfo, Any]:
         print(report.summary())
     else:
         raise ValueError("--config needs weights: give --config.init.path=FILE, or --workdir DIR of a training")
-    return model, info, jax.device_put(variables, jax.local_devices()[0])
+    return model, info, jax.device_put(variables, sharding.replicated(mesh))
 
 
-def predict_images(config: ConfigDict, model: nn.Module, info: DatasetInfo, variables: Any, output: Path) -> None:
+def predict_images(
+    config: ConfigDict, model: nn.Module, info: DatasetInfo, variables: Any, output: Path, mesh: Mesh
+) -> None:
     """Label maps and overlays of all images of --input."""
     files, top = find_images(INPUT.value)
     names = output_names(files, top)
@@ -107,7 +113,7 @@ def predict_images(config: ConfigDict, model: nn.Module, info: DatasetInfo, vari
         once = build_evaluation.predictor(model, protocol, seen)
         predict = lambda variables, image: (once(variables, image),)  # noqa: E731
     size = parse_size(SIZE.value, config.data.size)
-    maps = build_maps(predict, size_multiple=protocol.size_multiple, size=size, **seen)
+    maps = build_maps(predict, size_multiple=protocol.size_multiple, size=size, mesh=mesh, **seen)
     draw = None
     if pixel is not None:
         view = build_evaluation.attention_viewer(model)
@@ -285,38 +291,50 @@ def build_maps(
     size_multiple: int,
     size: tuple[int, int] | None = None,
     channel_order: str = "rgb",
+    mesh: Mesh | None = None,
 ) -> Callable[..., list[np.ndarray]]:
     """Build `maps(variables, image uint8 [H, W, 3])`; one program for each padded size.
 
     `predict(variables, normalised image)` gives (probabilities [N, H, W, C], further maps [N, H, W], ...), and `maps`
     gives [label uint8 [H, W], further maps float32 [H, W], ...]. mean, std and channel_order are those of
-    `segjax.data.augment.transforms.normalise`.
+    `segjax.data.augment.transforms.normalise`. Over a mesh with a `spatial` axis the rows of the image are split, with
+    the result of one device.
     """
 
+    mesh = sharding.make_mesh(1, 1) if mesh is None else mesh
     prepared = functools.partial(normalised, mean=mean, std=std, channel_order=channel_order)
 
-    def labelled(probabilities, *others):
-        return [probabilities[0].argmax(-1).astype(jnp.uint8), *(other[0] for other in others)]
+    def compiled(function, **options):
+        return jax.jit(sharding.for_mesh(function, mesh), out_shardings=sharding.map_sharding(mesh), **options)
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def resized_maps(variables, image, native):
-        probabilities, *others = predict(variables, prepared(image)[None])
+    def put(image):
+        return sharding.put_batch(mesh, sharding.fill_rows(mesh, {"image": image[None]}))
+
+    def labelled(probabilities, *others):
+        found = [probabilities.argmax(-1).astype(jnp.uint8), *others]
+        return [sharding.fill_rows(mesh, {"label": each})["label"] for each in found]
+
+    @functools.partial(compiled, static_argnums=(2, 3))
+    def resized_maps(variables, batch, height, native):
+        probabilities, *others = predict(variables, prepared(sharding.cut_rows(batch, height)["image"]))
         return labelled(resize(probabilities, native), *(resize(other[..., None], native)[..., 0] for other in others))
 
-    @jax.jit
-    def padded_maps(variables, image, inside):
-        image = jnp.where(inside[..., None], prepared(image), 0.0)
-        return labelled(*predict(variables, image[None]))
+    @functools.partial(compiled, static_argnums=2)
+    def padded_maps(variables, batch, height, native):
+        image = sharding.cut_rows(batch, height)["image"]
+        rows, columns = (jnp.arange(length) < inside for length, inside in zip(image.shape[1:3], native, strict=True))
+        image = jnp.where((rows[:, None] & columns)[..., None], prepared(image), 0.0)
+        return labelled(*predict(variables, image))
 
     def maps(variables, image):
         height, width = image.shape[:2]
         if size is not None:
-            return jax.device_get(resized_maps(variables, resize_image(image, size), (height, width)))
-        rows, columns = round_up((height, width), size_multiple)
-        padding = ((0, rows - height), (0, columns - width))
-        inside = np.pad(np.ones((height, width), bool), padding)
-        image = np.pad(image, (*padding, (0, 0)))
-        return [array[:height, :width] for array in jax.device_get(padded_maps(variables, image, inside))]
+            found = resized_maps(variables, put(resize_image(image, size)), size[0], (height, width))
+        else:
+            rows, columns = round_up((height, width), size_multiple)
+            padded = np.pad(image, ((0, rows - height), (0, columns - width), (0, 0)))
+            found = padded_maps(variables, put(padded), rows, np.array((height, width), np.int32))
+        return [array[0, :height, :width] for array in jax.device_get(found)]
 
     return maps
 
@@ -358,6 +376,12 @@ if __name__ == "__main__":
         "How many predictions with dropout to average, e.g. 20; also writes maps of the uncertainty, _entropy.png and"
         " _mutual_information.png. The model must have dropout. 0, the default: one prediction without dropout.",
         lower_bound=0,
+    )
+    SPATIAL = flags.DEFINE_integer(
+        "spatial",
+        1,
+        "Over how many devices the rows of each image are split, for images that one device cannot hold.",
+        lower_bound=1,
     )
     ATTENTION = flags.DEFINE_string(
         "attention",

@@ -47,9 +47,10 @@ def main(terminated: Callable[[int], bool]) -> None:
     validate(config)
     steps, split, batch_size = config.training.steps, config.evaluation.split, config.data.batch_size
     train_split = config.data.split
-    mesh = sharding.make_mesh(config.parallel.data, config.parallel.fsdp)
+    mesh = sharding.make_mesh(**config.parallel)
     sharding.check_batch_size("config.data.batch_size", batch_size, mesh, config.training.accumulate)
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
+    sharding.check_rows("config.data.crop_size", config.data.crop_size[0], mesh)
     prepare_workdir(workdir, config)
     facts = environment(mesh.size)  # now, since the checkout may change while this runs
 

@@ -32,7 +32,7 @@ def test_forecast_on_devices_that_are_not_there(tmp_path):
     assert found["held"]["batch"] == 32 * 32 * (3 * 4 + 1) + 4  # one example a device: image, label, index
     assert found["fits"]
     assert found["alternatives"] == {}
-    assert (found["mesh"], found["devices"]) == ([8, 1], 8)
+    assert (found["mesh"], found["devices"]) == ({"data": 8, "fsdp": 1, "spatial": 1}, 8)
     (sums,) = found["collectives"]
     assert (sums["kind"], sums["group"]) == ("all-reduce", 8)
     assert sums["size"] == found["held"]["parameters"] + found["held"]["statistics"] + 8

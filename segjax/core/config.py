@@ -67,6 +67,7 @@ FREE_ON_RESUME = (
     "data.workers",
     "parallel.data",
     "parallel.fsdp",
+    "parallel.spatial",
     "training.log_every",
 )
 """Fields that may differ when a run is resumed: they change where or how fast it runs, not what it computes."""
@@ -222,7 +223,11 @@ def default_config() -> ConfigDict:
                     "spatial_filter": "auto",  # or exact, permutohedral, window
                 },
             },
-            "parallel": {"data": -1, "fsdp": 1},  # devices an axis of the mesh; -1 takes those that are left
+            "parallel": {  # devices an axis of the mesh; -1 takes those that are left
+                "data": -1,  # over which examples are split
+                "fsdp": 1,  # over which examples and parameters are split
+                "spatial": 1,  # over which the rows of each image are split, where one device cannot hold it
+            },
         }
     )
     # Experiment files add the model's fields; they are locked with the rest by `finish`.

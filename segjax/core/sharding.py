@@ -1,23 +1,32 @@
 """Devices: the mesh, how batches and states lie on it, and the processes of a run. The only file that names axes.
 
 One program serves a laptop's CPU, eight GPUs and a TPU pod: a batch is split over every device, parameters are
-copied to each (`data` axis) or split (`fsdp` axis; Rajbhandari et al. 2020, ZeRO stage 3), and XLA inserts the
-communication. Statistics and losses are plain sums over the batch, so they are those of the global batch.
+copied to each (`data` axis) or split (`fsdp` axis; Rajbhandari et al. 2020, ZeRO stage 3), the rows of an image that
+is too large for one device lie on several (`spatial` axis), and XLA inserts the communication. Statistics and losses
+are plain sums over the batch, so they are those of the global batch.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from segjax.core.batch import MEMORY
+from segjax.core.batch import IGNORE_LABEL, MEMORY, NO_INSTANCE
 from segjax.core.liveness import COORDINATOR_TIMEOUT
 
-DATA, FSDP = "data", "fsdp"
+DATA, FSDP, SPATIAL = "data", "fsdp", "spatial"
+EXAMPLES = (DATA, FSDP)
+"""The axes over which the examples of a batch are split."""
+
+ROWS = {"image": (-3, 0), "label": (-2, IGNORE_LABEL), "weight": (-2, 0), "instance": (-2, NO_INSTANCE)}
+"""The arrays of a batch that have rows: where, and what rows are filled with that are no part of the image."""
+
 MIN_FSDP_SIZE = 2**14
 """Smaller arrays are copied to every device: gathering them would cost more than it saves."""
 
@@ -62,43 +71,75 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A [data, fsdp] mesh over the devices of all processes; one of the two may be -1 for what is left.
+def make_mesh(data: int = -1, fsdp: int = 1, spatial: int = 1) -> Mesh:
+    """A [data, fsdp, spatial] mesh over the devices of all processes; one of the three may be -1 for what is left.
 
-    A single process may use fewer devices than there are, the first ones, by naming both numbers.
+    A single process may use fewer devices than there are, the first ones, by naming all numbers.
 
     Raises:
-      ValueError: data * fsdp is not the number of devices.
+      ValueError: data * fsdp * spatial is not the number of devices, or rows would be split over processes.
     """
-    count = jax.device_count()
-    if data == -1 and fsdp == -1:
-        raise ValueError("only one of parallel.data and parallel.fsdp can be -1; received -1 for both")
-    named = data * fsdp
-    if data == -1:
-        data = count // fsdp
-    elif fsdp == -1:
-        fsdp = count // data
-    fewer = 0 < named < count and jax.process_count() == 1
-    if data * fsdp != count and not fewer:
+    count, processes = jax.device_count(), jax.process_count()
+    sizes = {DATA: data, FSDP: fsdp, SPATIAL: spatial}
+    left = [axis for axis, size in sizes.items() if size == -1]
+    if len(left) > 1:
+        names = " and ".join(f"parallel.{axis}" for axis in left)
+        raise ValueError(f"only one of parallel.data, fsdp and spatial can be -1; received -1 for {names}")
+    named = math.prod(size for size in sizes.values() if size != -1)
+    if left:
+        sizes[left[0]] = count // named
+    total = math.prod(sizes.values())
+    fewer = 0 < total < count and processes == 1 and not left
+    if total != count and not fewer:
         divisors = [d for d in range(1, count + 1) if count % d == 0]
         raise ValueError(
-            f"parallel.data * parallel.fsdp must be the number of devices, {count} (or fewer, in a single process);"
-            f" received {data} * {fsdp}. Each can be one of {divisors}, or one of them -1"
+            f"parallel.data * parallel.fsdp * parallel.spatial must be the number of devices, {count} (or fewer, in a"
+            f" single process); received {data} * {fsdp} * {spatial}. Each can be one of {divisors}, or one of them -1"
         )
-    devices = jax.devices()[: data * fsdp] if fewer else None
-    return jax.make_mesh((data, fsdp), (DATA, FSDP), devices=devices, axis_types=(AxisType.Auto,) * 2)
+    if jax.local_device_count() % sizes[SPATIAL] and not fewer:
+        raise ValueError(
+            f"parallel.spatial must divide the {jax.local_device_count()} devices of a process, since a process reads"
+            f" whole images; received {sizes[SPATIAL]}"
+        )
+    devices = jax.devices()[:total] if fewer else None
+    axes = (DATA, FSDP, SPATIAL)
+    shape = tuple(sizes[axis] for axis in axes)
+    return jax.make_mesh(shape, axes, devices=devices, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def row_parts(mesh: Mesh | None = None) -> int:
+    """Over how many devices the rows of an image are split: by a mesh, or by that of the program being traced.
+
+    What is 1 where no mesh is known (`for_mesh`), so that a layer can ask for it whose usual form XLA can't split.
+    """
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    return mesh.shape.get(SPATIAL, 1)
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raise ValueError unless a global batch, cut into `parts` microbatches, divides over the mesh's devices."""
-    step = mesh.size * parts
+    """Raise ValueError unless a global batch, cut into `parts` microbatches, divides over what splits examples."""
+    devices = mesh.size // row_parts(mesh)
+    step = devices * parts
     if batch_size % step:
         below, above = batch_size // step * step, -(-batch_size // step) * step
         allowed = " or ".join(str(value) for value in (below, above) if value)
         cut = f" times {parts} microbatches" if parts > 1 else ""
+        among = f" among which examples are split (data * fsdp, {mesh.size} in all)" if devices < mesh.size else ""
         raise ValueError(
-            f"{name} is the global batch and must be a multiple of the {mesh.size} devices{cut};"
+            f"{name} is the global batch and must be a multiple of the {devices} devices{among}{cut};"
             f" received {batch_size}, nearest allowed: {allowed}"
+        )
+
+
+def check_rows(name: str, height: int, mesh: Mesh) -> None:
+    """Raise ValueError unless rows divide over the devices of `spatial`."""
+    parts = row_parts(mesh)
+    if height % parts:
+        below, above = height // parts * parts, -(-height // parts) * parts
+        allowed = " or ".join(str(value) for value in (below, above) if value)
+        raise ValueError(
+            f"{name} must have a multiple of parallel.spatial = {parts} rows; received {height}, nearest allowed:"
+            f" {allowed}"
         )
 
 
@@ -108,8 +149,80 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis split over every device."""
-    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+    """The first axis split over the devices that split examples: of any array with a row an example."""
+    return NamedSharding(mesh, PartitionSpec(EXAMPLES))
+
+
+def batch_shardings(mesh: Mesh, batch: Mapping[str, Any], before: int = 0) -> dict[str, Any]:
+    """How each array of a batch lies: the examples split as in `batch_sharding`, and the rows of ROWS over `spatial`.
+
+    before: axes before that of the examples, which are not split.
+    """
+    split = row_parts(mesh) > 1
+
+    def of(path, leaf):
+        axes = [None] * np.ndim(leaf)
+        axes[before] = EXAMPLES
+        name = path[0].key if len(path) == 1 else None
+        if split and name in ROWS:
+            axes[ROWS[name][0]] = SPATIAL
+        return NamedSharding(mesh, PartitionSpec(*axes[: max(i for i, axis in enumerate(axes) if axis) + 1]))
+
+    return jax.tree_util.tree_map_with_path(of, dict(batch))
+
+
+def map_sharding(mesh: Mesh) -> NamedSharding:
+    """Of [N, H, W, ...]: examples and rows split, as those of an image and a label."""
+    return NamedSharding(mesh, PartitionSpec(EXAMPLES, SPATIAL) if row_parts(mesh) > 1 else PartitionSpec(EXAMPLES))
+
+
+def split_batch(mesh: Mesh, batch: Mapping[str, Any], before: int = 0) -> dict[str, Any]:
+    """In a program: the batch, to lie as `batch_shardings` says."""
+    return jax.lax.with_sharding_constraint(dict(batch), batch_shardings(mesh, batch, before))
+
+
+def split_rows(array: jax.Array) -> jax.Array:
+    """In a program: [N, H, ...] with its rows, and gradient's, where those of the image are split; else as it is."""
+    if row_parts() == 1 or array.shape[1] < row_parts():
+        return array
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(EXAMPLES, SPATIAL))
+
+
+def whole_kernel(kernel: jax.Array) -> jax.Array:
+    """In a program: the kernel of a convolution, whole on each device where rows are split; else as it is.
+
+    `fsdp` splits examples and kernels, and for a convolution of an image whose rows are split too with such a kernel
+    XLA's partitioner (jax 0.10.2) makes a program that computes something else.
+    """
+    return jax.lax.with_sharding_constraint(kernel, PartitionSpec()) if row_parts() > 1 else kernel
+
+
+def gather_rows(array: jax.Array) -> jax.Array:
+    """In a program: [N, ...] with all rows on each device that has the example, where they are split; else as it is."""
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(EXAMPLES)) if row_parts() > 1 else array
+
+
+def fill_rows(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch with as many rows as divide over `spatial`; those that are added come last and are no part of it."""
+    parts = row_parts(mesh)
+
+    def of(name, array):
+        if name not in ROWS or array.shape[ROWS[name][0]] % parts == 0:
+            return array
+        axis, filler = ROWS[name]
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, -array.shape[axis] % parts)
+        return (jnp if isinstance(array, jax.Array) else np).pad(array, widths, constant_values=filler)
+
+    return {name: of(name, array) for name, array in batch.items()}
+
+
+def cut_rows(batch: Mapping[str, jax.Array], height: int) -> dict[str, jax.Array]:
+    """In a program: the batch without the rows that `fill_rows` added to `height` of them."""
+    return {
+        name: jax.lax.slice_in_dim(array, 0, height, axis=array.ndim + ROWS[name][0]) if name in ROWS else array
+        for name, array in batch.items()
+    }
 
 
 def for_mesh(function: Callable, mesh: Mesh) -> Callable:
@@ -132,7 +245,7 @@ def by_examples(function: Callable, shared: Any, *batched: Any) -> Any:
     """`function(shared, *batched)`, for one that treats the examples of its batched arguments, pytrees, one by one.
 
     Where a mesh is known (`for_mesh`), each device runs it on its own part of the batch, with all of `shared`; XLA
-    would gather the whole batch on every device for a loop over examples.
+    would gather the whole batch on every device for a loop over examples. Rows that are split are gathered.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -146,16 +259,11 @@ def by_examples(function: Callable, shared: Any, *batched: Any) -> Any:
             every[place] = array
         return function(jax.tree.unflatten(structure, every), *batched)
 
-    spec = PartitionSpec((DATA, FSDP))
+    spec = PartitionSpec(EXAMPLES)
     specs = (PartitionSpec(), *(spec for _ in batched))
     # The arrays are the same on every device, and their gradient is the sum over the devices.
     mapped = jax.shard_map(part, in_specs=specs, out_specs=spec, check_vma=False)
     return mapped([leaves[place] for place in places], *batched)
-
-
-def microbatch_sharding(mesh: Mesh) -> NamedSharding:
-    """For [microbatches, N, ...]: the second axis split over every device."""
-    return NamedSharding(mesh, PartitionSpec(None, (DATA, FSDP)))
 
 
 def state_sharding(mesh: Mesh, state: Any) -> Any:
@@ -180,11 +288,19 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of a batch -> the global batch on the devices. Returns before the copy has ended."""
-    sharding = batch_sharding(mesh)
+    """This process's part of a batch -> the global batch on the devices. Returns before the copy has ended.
+
+    Raises:
+      ValueError: rows do not divide over `spatial`; where they need not be all the image's, `fill_rows` adds some.
+    """
+    for name, (axis, _) in ROWS.items():
+        if name in batch and row_parts(mesh) > 1:
+            check_rows(f"the {name} of a batch", batch[name].shape[axis], mesh)
+    batch = dict(batch)
+    shardings = batch_shardings(mesh, batch)
     if jax.process_count() == 1:
-        return jax.device_put(dict(batch), sharding)
-    return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), dict(batch))
+        return jax.device_put(batch, shardings)
+    return jax.tree.map(lambda value, lies: jax.make_array_from_process_local_data(lies, value), batch, shardings)
 
 
 def fetch(tree: Any) -> Any:

@@ -203,7 +203,7 @@ def _value_problems(config: ConfigDict):
         weight = name.endswith("weight")
         value, what = evaluation.crf[name], "0 or more" if weight else "above 0"
         yield from need(value > 0 or (weight and value == 0), f"evaluation.crf.{name}", what)
-    for name in ("data", "fsdp"):
+    for name in ("data", "fsdp", "spatial"):
         value = config.parallel[name]
         yield from need(value == -1 or value >= 1, f"parallel.{name}", "at least 1, or -1 for what is left")
 

@@ -98,10 +98,18 @@ class Evaluator:
         self._drawn = {int(index) for index in np.linspace(0, len(dataset) - 1, min(images, len(dataset)))}
         self.panels: dict[str, np.ndarray] = {}
         batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+        step = build_eval_step(predict if begin else _by_images(predict), dataset.info.num_classes, self._scores)
+
+        def of_batch(variables, batch, totals, carried, height):
+            totals, found, prediction, carried = step(variables, sharding.cut_rows(batch, height), totals, carried)
+            filled = sharding.fill_rows(mesh, {"label": prediction})["label"]
+            return totals, found, filled, carried
+
         self._step = jax.jit(
-            build_eval_step(predict if begin else _by_images(predict), dataset.info.num_classes, self._scores),
-            in_shardings=(None, batch, whole, batch),
-            out_shardings=(whole, Found(whole, whole, whole, batch), batch, batch),
+            sharding.for_mesh(of_batch, mesh),
+            in_shardings=(None, None, whole, batch),
+            out_shardings=(whole, Found(whole, whole, whole, batch), sharding.map_sharding(mesh), batch),
+            static_argnums=4,
         )
 
     def __call__(self, variables: Any) -> dict[str, Any]:
@@ -118,10 +126,11 @@ class Evaluator:
         every_found, predictions, every_index, carried = [], [], [], Carried({}, None)
         with _HostPart(self._scores) as host:
             for local in batches:
-                batch = sharding.put_batch(self._mesh, local)
+                batch = sharding.put_batch(self._mesh, sharding.fill_rows(self._mesh, local))
+                height = local["label"].shape[-2]
                 if self._begin:
-                    carried = self._continued(carried, variables, batch)
-                totals, found, prediction, carried = self._step(variables, batch, totals, carried)
+                    carried = self._continued(carried, variables, sharding.cut_rows(batch, height))
+                totals, found, prediction, carried = self._step(variables, batch, totals, carried, height)
                 # Every process sees the whole index, so that all of them fetch a batch or none does.
                 indices = np.asarray(sharding.fetch(batch["index"])).reshape(-1)
                 every_index.append(indices)

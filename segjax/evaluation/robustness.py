@@ -53,20 +53,29 @@ def build_scorer(
             key, severity = shared
             return corrupt(name, jax.random.fold_in(key, row[1]), row[0], severity)
 
-        def of_batch(key, severity, image, index):
+        def of_batch(key, severity, batch, height):
+            image, index = sharding.cut_rows(batch, height)["image"], batch["index"]
             return sharding.by_examples(
                 lambda shared, *rows: jax.lax.map(lambda row: of_one(shared, row), rows), (key, severity), image, index
             )
 
         return jax.jit(
-            sharding.for_mesh(of_batch, mesh), in_shardings=(whole, whole, batch, batch), out_shardings=batch
+            sharding.for_mesh(of_batch, mesh),
+            in_shardings=(whole, whole, None),
+            out_shardings=batch,
+            static_argnums=3,
         )
 
-    def step(variables, image, label, totals):
+    def step(variables, image, batch, totals, height):
+        if sharding.row_parts(mesh) > 1:
+            image = sharding.split_batch(mesh, {"image": image})["image"]
         prediction = predict(variables, image).argmax(-1).astype(jnp.uint8)
+        label = sharding.cut_rows(batch, height)["label"]
         return metrics.add_counts(totals, metrics.confusion_matrix(prediction, label, num_classes))
 
-    step = jax.jit(step, in_shardings=(None, batch, batch, whole), out_shardings=whole)
+    step = jax.jit(
+        sharding.for_mesh(step, mesh), in_shardings=(None, batch, None, whole), out_shardings=whole, static_argnums=4
+    )
     corruptions = {name: corrupted(name) for name in names}
 
     def score(variables, batches, images):
@@ -76,10 +85,11 @@ def build_scorer(
         with Progress(disable=not sharding.is_main_process()) as progress:
             task = progress.add_task("corrupting", total=images * len(cells))
             for local in batches:
-                found = sharding.put_batch(mesh, {name: local[name] for name in ("image", "label", "index")})
+                wanted, height = {name: local[name] for name in ("image", "label", "index")}, local["label"].shape[-2]
+                found = sharding.put_batch(mesh, sharding.fill_rows(mesh, wanted))
                 for name, severity in cells:
-                    image = corruptions[name](keys[name], jnp.int32(severity), found["image"], found["index"])
-                    totals[name, severity] = step(variables, image, found["label"], totals[name, severity])
+                    image = corruptions[name](keys[name], jnp.int32(severity), found, height)
+                    totals[name, severity] = step(variables, image, found, totals[name, severity], height)
                     progress.update(task, advance=int((local["index"] >= 0).sum()) * jax.process_count())
                 jax.block_until_ready(totals)
         values = [metrics.scores(metrics.counts(total))["mIoU"] for total in totals.values()]

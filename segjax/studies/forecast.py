@@ -1,6 +1,7 @@
 """What a training step will need, as numbers: whether it fits a device, how long it takes at least, as a table."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ class Forecast:
     """Of a compiled training step that has not been executed. Bytes are those of one device.
 
     Attributes:
-      mesh: (data, fsdp), whose product is the number of devices.
+      mesh: axis of the mesh -> its size; their product is the number of devices.
       batch_size: of the step over all devices.
       accumulate, remat, dtype: of the config.
       parameter_count: of the network.
@@ -64,7 +65,7 @@ class Forecast:
       collectives: what the devices exchange.
     """
 
-    mesh: tuple[int, int]
+    mesh: dict[str, int]
     batch_size: int
     accumulate: int
     remat: str
@@ -79,7 +80,7 @@ class Forecast:
 
     @property
     def devices(self) -> int:
-        return self.mesh[0] * self.mesh[1]
+        return math.prod(self.mesh.values())
 
     @property
     def total(self) -> int:
@@ -164,9 +165,9 @@ def size_text(size: float) -> str:
 
 def tables(forecast: Forecast, kind_name: str = "") -> Group:
     """The forecast for a person: one table of the step, one of the memory, one of what is communicated."""
-    data, fsdp = forecast.mesh
+    axes = ", ".join(f"{name} {size}" for name, size in forecast.mesh.items())
     step = _table("training step", "")
-    step.add_row("devices", f"{forecast.devices} (data {data}, fsdp {fsdp})")
+    step.add_row("devices", f"{forecast.devices} ({axes})")
     cut = f" in {forecast.accumulate} microbatches" if forecast.accumulate > 1 else ""
     step.add_row("batch", f"{forecast.batch_size}{cut}")
     step.add_row("parameters", f"{forecast.parameter_count:,}")

@@ -82,10 +82,9 @@ def make_train_step(
         """Sums over microbatches, each weighted by its share of the labelled pixels."""
 
         def cut(array):  # microbatch i has rows i, i + accumulate, ...: each device's from its own rows, none is sent
-            array = array.reshape(array.shape[0] // accumulate, accumulate, *array.shape[1:]).swapaxes(0, 1)
-            return jax.lax.with_sharding_constraint(array, sharding.microbatch_sharding(mesh))
+            return array.reshape(array.shape[0] // accumulate, accumulate, *array.shape[1:]).swapaxes(0, 1)
 
-        parts = jax.tree.map(cut, batch)
+        parts = sharding.split_batch(mesh, jax.tree.map(cut, batch), before=1)
         one = jax.tree.map(lambda array: array[0], parts)
         output = jax.eval_shape(partial(apply, model), state.params, state.model_state, one, key)[0]
         logits = one["label"][..., None] if isinstance(output, MaskOutput) else output.logits
@@ -111,7 +110,9 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = augment(batch, jax.random.fold_in(key, AUGMENT)) if augment else batch
+        if augment:
+            batch = augment(batch, jax.random.fold_in(key, AUGMENT))
+            batch = sharding.split_batch(mesh, batch) if sharding.row_parts(mesh) > 1 else batch
         batch = {name: batch[name] for name in ("image", "label", "weight", "instance", "reset") if name in batch}
         if accumulate == 1:
             (loss, (terms, model_state)), grads = gradient(state.params, state.model_state, batch, key)
@@ -237,10 +238,10 @@ def sum_of_squares(tree: Any) -> jax.Array:
 
 
 def jit_train_step(train_step: Callable, state_shardings: Any, mesh: Mesh) -> Callable:
-    """Jit over a mesh: the state lies as `state_shardings` says and is overwritten in place, the batch is split."""
+    """Jit over a mesh: the state lies as `state_shardings` says and is overwritten, a batch as it was put."""
     return jax.jit(
         sharding.for_mesh(train_step, mesh),
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(state_shardings, None),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )

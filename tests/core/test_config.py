@@ -33,6 +33,7 @@ def test_model_fields_are_locked_too():
     [
         ("optimizer.schedule", "cosin", "did you mean 'cosine'"),
         ("optimizer.name", "adam w", "adamw"),
+        ("parallel.spatial", 0, "at least 1, or -1"),
         ("model.dtype", "float23", "float32"),
         ("data.batch_size", 0, "at least 1"),
         ("training.accumulate", 3, "divisor"),

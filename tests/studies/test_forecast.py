@@ -14,7 +14,7 @@ MIB = 2**20
 
 def forecast_of(**changes):
     fields = {
-        "mesh": (8, 1),
+        "mesh": {"data": 8, "fsdp": 1, "spatial": 1},
         "batch_size": 16,
         "accumulate": 1,
         "remat": "",

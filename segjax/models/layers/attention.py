@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.core.batch import ATTENTION
+from segjax.core.sharding import gather_rows, row_parts
 
 CHUNK = 256
 """Queries that are looked up at once where the whole matrix of weights would be large."""
@@ -73,14 +74,26 @@ def weights(query: jax.Array, key: jax.Array, bias: jax.Array | None = None, *, 
 
 
 def _chunked(query, key, value, bias, scale):
-    batch, length, heads, _ = query.shape
-    count = -(-length // CHUNK)
-    padded = jnp.pad(query, ((0, 0), (0, count * CHUNK - length), (0, 0), (0, 0)))
-    chunks = [padded.reshape(batch, count, CHUNK, heads, -1).swapaxes(0, 1)]
+    length = query.shape[1]
+    # Rows that lie on several devices are parts of the queries, of which each has a chunk of its own at a time: a loop
+    # over chunks that lie on different devices would gather them all.
+    parts = row_parts() if length % row_parts() == 0 else 1
+    key, value = gather_rows(key), gather_rows(value)  # once, and not in the loop
+    part = length // parts
+    count = -(-part // CHUNK)
+
+    def cut(rows, axis):
+        """[..., L, ...] -> [count, ..., parts * CHUNK, ...], zeros where there are no more queries."""
+        before, after = rows.shape[:axis], rows.shape[axis + 1 :]
+        widths = [(0, 0)] * (rows.ndim + 1)
+        widths[axis + 1] = (0, count * CHUNK - part)
+        rows = jnp.pad(rows.reshape(*before, parts, part, *after), widths)
+        rows = jnp.moveaxis(rows.reshape(*before, parts, count, CHUNK, *after), axis + 1, 0)
+        return rows.reshape(count, *before, parts * CHUNK, *after)
+
+    chunks = [cut(query, 1)]
     if bias is not None and bias.shape[-2] > 1:
-        rows = jnp.pad(bias, (*((0, 0),) * (bias.ndim - 2), (0, count * CHUNK - length), (0, 0)))
-        rows = rows.reshape(*bias.shape[:-2], count, CHUNK, bias.shape[-1])
-        chunks.append(jnp.moveaxis(rows, -3, 0))
+        chunks.append(cut(bias, bias.ndim - 2))
         bias = None
 
     @jax.checkpoint
@@ -89,8 +102,10 @@ def _chunked(query, key, value, bias, scale):
         found = weights(query, key, rows[0] if rows else bias, scale=scale).astype(value.dtype)
         return jnp.einsum("nhls,nshe->nlhe", found, value)
 
-    found = jax.lax.map(look_up, tuple(chunks))
-    return found.swapaxes(0, 1).reshape(batch, count * CHUNK, heads, -1)[:, :length]
+    found = jax.lax.map(look_up, tuple(chunks))  # [count, N, parts * CHUNK, heads, E]
+    found = jnp.moveaxis(found.reshape(count, found.shape[1], parts, CHUNK, *found.shape[3:]), 0, 2)
+    found = found.reshape(*found.shape[:2], count * CHUNK, *found.shape[4:])[:, :, :part]
+    return found.reshape(found.shape[0], length, *found.shape[3:])
 
 
 def keep_map(module: nn.Module, name: str, found: Any) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from segjax.core.sharding import row_parts, split_rows, whole_kernel
 from segjax.models.layers.norm import BatchNorm
 
 PRODUCT = "product"
@@ -52,17 +53,21 @@ def convolve(
 def _convolve(
     lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision
 ):
+    lhs, rhs = split_rows(lhs), whole_kernel(rhs)
+
     def plain(lhs, rhs):
-        return jax.lax.conv_general_dilated(
-            lhs,
-            rhs,
-            window_strides,
-            padding,
-            lhs_dilation=lhs_dilation,
-            rhs_dilation=rhs_dilation,
-            dimension_numbers=dimension_numbers,
-            feature_group_count=feature_group_count,
-            precision=precision,
+        return split_rows(
+            jax.lax.conv_general_dilated(
+                lhs,
+                rhs,
+                window_strides,
+                padding,
+                lhs_dilation=lhs_dilation,
+                rhs_dilation=rhs_dilation,
+                dimension_numbers=dimension_numbers,
+                feature_group_count=feature_group_count,
+                precision=precision,
+            )
         )
 
     rhs_dilation = (1, 1) if rhs_dilation is None else tuple(rhs_dilation)
@@ -86,7 +91,8 @@ def _convolve(
 
     if undilated and (height, width) == (1, 1) and feature_group_count == 1 and no_pads:
         return jax.lax.platform_dependent(lhs, rhs, cpu=pointwise, default=plain)
-    if undilated and group_size == 1 and feature_group_count == features == lhs.shape[-1] > 1:
+    # Shifted rows that lie on several devices would change places between them once for each tap of the kernel.
+    if undilated and group_size == 1 and feature_group_count == features == lhs.shape[-1] > 1 and row_parts() == 1:
         return jax.lax.platform_dependent(lhs, rhs, cpu=depthwise, default=plain)
 
     def windows(lhs, rhs):

@@ -109,7 +109,8 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 
 def channel_sum(x: jax.Array) -> jax.Array:
     """Sum of a float32 [..., C] over all axes but the last: float32 [C]."""
-    return jax.lax.platform_dependent(x, cpu=_matmul_sum_by_device, default=_plain_sum)
+    product = _sum_of_parts if sharding.row_parts() > 1 else _matmul_sum_by_device
+    return jax.lax.platform_dependent(x, cpu=product, default=_plain_sum)
 
 
 def _plain_sum(x):
@@ -131,3 +132,10 @@ def _matmul_sum(x):
     rows = x.reshape(-1, columns[0] * columns[1])
     ones = jnp.ones((1, rows.shape[0]), x.dtype)
     return jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST).reshape(columns).sum(0)
+
+
+def _sum_of_parts(x):
+    # The same, column by column, where examples and rows lie on several devices and can't become one axis.
+    summed = tuple(range(x.ndim - 2))
+    ones = jnp.ones(x.shape[:-2], x.dtype)
+    return jax.lax.dot_general(ones, x, ((summed, summed), ((), ())), precision=jax.lax.Precision.HIGHEST).sum(0)

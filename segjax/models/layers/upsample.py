@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.core.sharding import row_parts
+
 
 class ConvTranspose(nn.Module):
     """Transposed convolution without padding.
@@ -126,10 +128,39 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], *, align_corners: bool 
     """
     for axis in (1, 2):
         if x.shape[axis] != size[axis - 1]:
-            matrix = jnp.asarray(_interpolation_matrix(x.shape[axis], size[axis - 1], align_corners), x.dtype)
+            matrix = _interpolation_matrix(x.shape[axis], size[axis - 1], align_corners)
+            if axis == 1 and row_parts() > 1:
+                x = _mix_rows(matrix, x, row_parts())
+                continue
             product = "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc"
-            x = jnp.einsum(product, matrix, x, precision=jax.lax.Precision.HIGHEST)
+            x = jnp.einsum(product, jnp.asarray(matrix, x.dtype), x, precision=jax.lax.Precision.HIGHEST)
     return x
+
+
+def _mix_rows(matrix: np.ndarray, x: jax.Array, parts: int) -> jax.Array:
+    """matrix [O, H] times the rows of x [N, H, W, C], where these lie in `parts` on as many devices.
+
+    The matrix is a band, so that each part of the result needs the rows of one part of x and the nearest ones of its
+    two neighbours. Where the parts are smaller than that, each device sums what all of them give.
+    """
+    new, old = matrix.shape
+    outer, inner = -(-new // parts), -(-old // parts)
+    matrix = np.pad(matrix, ((0, outer * parts - new), (0, inner * parts - old)))
+    of_part = [np.flatnonzero(rows.any(0)) for rows in np.split(matrix, parts)]
+    above = max([0, *(part * inner - used[0] for part, used in enumerate(of_part) if used.size)])
+    below = max([0, *(used[-1] + 1 - (part + 1) * inner for part, used in enumerate(of_part) if used.size)])
+    if max(above, below) > inner:
+        weights = jnp.asarray(matrix[:new, :old], x.dtype)
+        return jnp.einsum("oh,nhwc->nowc", weights, x, precision=jax.lax.Precision.HIGHEST)
+    wide = np.pad(matrix, ((0, 0), (above, below)))
+    bands = [wide[p * outer : (p + 1) * outer, p * inner : (p + 1) * inner + above + below] for p in range(parts)]
+    x = jnp.pad(x, ((0, 0), (0, inner * parts - old), (0, 0), (0, 0)))
+    x = x.reshape(x.shape[0], parts, inner, *x.shape[2:])
+    neighbours = [jnp.roll(x[:, :, inner - above :], 1, axis=1), x, jnp.roll(x[:, :, :below], -1, axis=1)]
+    rows = jnp.concatenate(neighbours, axis=2)  # beyond the image those of the other end, whose weight is 0
+    bands = jnp.asarray(np.stack(bands), x.dtype)
+    y = jnp.einsum("poh,nphwc->npowc", bands, rows, precision=jax.lax.Precision.HIGHEST)
+    return y.reshape(y.shape[0], outer * parts, *y.shape[3:])[:, :new]
 
 
 def _interpolation_matrix(size: int, new_size: int, align_corners: bool) -> np.ndarray:
