@@ -257,6 +257,7 @@ def test_the_main_measures_a_config_and_profiles_it(prepared_dir, tmp_path):
     assert "waiting for data" in printed and "profile of infer" in printed and "conv_general_dilated" in printed
 
 
+@pytest.mark.slow
 def test_the_main_against_a_network_of_pytorch(prepared_dir, tmp_path):
     pytest.importorskip("torch")
     networks, output = tmp_path / "networks.py", tmp_path / "speed.json"

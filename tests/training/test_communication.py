@@ -13,6 +13,7 @@ from segjax.core import program, sharding
 from segjax.core.config import default_config, finish
 from segjax.core.validation import validate
 
+SLOW = pytest.mark.slow
 SCALARS = 2
 """The loss's sum over the pixels, and the number of the labelled ones that it is divided by."""
 
@@ -54,7 +55,9 @@ def size(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("model", ["unet", "segnet_basic", pytest.param("segformer", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model", ["unet", pytest.param("segnet_basic", marks=SLOW), pytest.param("segformer", marks=SLOW)]
+)
 def test_data_parallelism_sums_the_gradient_once_and_nothing_else(model):
     found, state = exchanged(config_of(model), 8, 1)
     assert {each.kind for each in found} == {"all-reduce"}
@@ -77,7 +80,7 @@ def test_microbatches_send_no_examples():
     assert once == 4 * 2
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(1, 8), (2, 4)])
+@pytest.mark.parametrize(("data", "fsdp"), [pytest.param(1, 8, marks=SLOW), (2, 4)])
 def test_fully_sharded_parameters_are_gathered_for_each_pass(data, fsdp):
     """A split parameter is gathered forwards and again backwards; of a convolution's kernel that is its own size each.
 
