@@ -79,14 +79,15 @@ def train(model, mesh, batches, **options):
 def largest_error(found, expected):
     """(error, path) of the array that differs most, in units of its largest value, or of 1."""
 
-    def error(path, a, b):
-        b = np.asarray(b, np.float64)
-        return float(np.abs(a - b).max() / max(1.0, np.abs(b).max())) if b.size else 0.0, jax.tree_util.keystr(path)
+    errors = [(0.0, "")]
 
-    errors = jax.tree_util.tree_map_with_path(error, found, expected)
-    return max(
-        jax.tree.leaves(errors, is_leaf=lambda leaf: isinstance(leaf, tuple) and leaf and isinstance(leaf[-1], str))
-    )
+    def compare(path, a, b):
+        b = np.asarray(b, np.float64)
+        if b.size:
+            errors.append((float(np.abs(a - b).max() / max(1.0, np.abs(b).max())), jax.tree_util.keystr(path)))
+
+    jax.tree_util.tree_map_with_path(compare, found, expected)
+    return max(errors)
 
 
 def predict(model, mesh, shape):
