@@ -254,7 +254,7 @@ def test_two_pods_train(prepared_dir, tmp_path):
     pods = [
         subprocess.Popen(command, cwd=ROOT, env=environment(**values, JAX_PROCESS_ID=str(index))) for index in range(2)
     ]
-    assert [pod.wait(300) for pod in pods] == [0, 0]
+    assert [pod.wait(900) for pod in pods] == [0, 0]
     assert (summary(tmp_path)["processes"], summary(tmp_path)["step"]) == (2, 12)
 
 

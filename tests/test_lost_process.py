@@ -14,7 +14,7 @@ from tests.process import ROOT, SMALL, environment, summary
 
 def train_in_two(prepared_dir, workdir):
     """launch.sh and its two processes, in a session of their own."""
-    more = [f"--config.data.dir={prepared_dir}", f"--workdir={workdir}", "--config.training.steps=60"]
+    more = [f"--config.data.dir={prepared_dir}", f"--workdir={workdir}", "--config.training.steps=24"]
     return subprocess.Popen(
         ["bash", str(ROOT / "launch.sh"), "--processes", "2", "train", *SMALL, *more],
         cwd=ROOT,
@@ -54,7 +54,7 @@ def end(process, seconds):
 @pytest.fixture(scope="module")
 def undisturbed(prepared_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    status, output = end(train_in_two(prepared_dir, workdir), 300)
+    status, output = end(train_in_two(prepared_dir, workdir), 900)
     assert status == 0, output
     return summary(workdir)
 
@@ -63,7 +63,7 @@ def undisturbed(prepared_dir, tmp_path_factory):
 @pytest.mark.parametrize("victim", [1, 0])
 def test_the_other_ends_within_a_minute_and_both_go_on(undisturbed, prepared_dir, tmp_path, victim):
     process = train_in_two(prepared_dir, tmp_path)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not (tmp_path / "checkpoints" / "3").exists():
         assert process.poll() is None and time.monotonic() < deadline, end(process, 1)
         time.sleep(0.01)
@@ -79,9 +79,9 @@ def test_the_other_ends_within_a_minute_and_both_go_on(undisturbed, prepared_dir
     assert last.endswith("Start all processes again with the same command to go on")
     assert not (tmp_path / "summary.json").exists(), "it was killed in the middle"
 
-    status, output = end(train_in_two(prepared_dir, tmp_path), 300)
+    status, output = end(train_in_two(prepared_dir, tmp_path), 900)
     assert status == 0, output
-    assert int(re.search(r"going on from step (\d+) of 60", output)[1]) >= step
-    assert summary(tmp_path)["step"] == 60
+    assert int(re.search(r"going on from step (\d+) of 24", output)[1]) >= step
+    assert summary(tmp_path)["step"] == 24
     for name in ("params_sha256", "mIoU", "processes"):
         assert summary(tmp_path)[name] == undisturbed[name], name
