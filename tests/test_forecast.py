@@ -82,6 +82,9 @@ def test_a_data_set_that_is_not_there(tmp_path):
     assert "total" in output
 
 
+TOLERANCE = 1.15
+"""Seen were 1.03 to 1.07, on two cores: 5 to 12 MB beside 98 to 229."""
+
 needs_peak = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux's /proc is needed")
 
 
@@ -106,8 +109,5 @@ def test_predicted_against_measured():
     for step in steps:
         for name, size in step["measured"].items():
             assert step["held"].get(name, 0) == size, (step["name"], name)
-        assert step["forecast temporary"] == step["temporary"] > 100e6, step["name"]
+        assert step["forecast temporary"] == step["temporary"] > 90e6, step["name"]
         assert 0.95 < step["growth"] / step["temporary"] < TOLERANCE, step
-
-
-TOLERANCE = 1.25
