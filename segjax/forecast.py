@@ -36,7 +36,7 @@ def main() -> None:
     found = build_forecast.forecast(config, mesh)
     console = Console(width=100, highlight=False)
     console.print(forecast_lib.tables(found, kind))
-    console.print(NOTE)
+    console.print(NOTE, soft_wrap=True)
 
     gib = MEMORY.value or (forecast_lib.DEVICE_KINDS[kind].memory if kind else 0)
     facts = found.to_dict()

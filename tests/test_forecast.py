@@ -50,10 +50,13 @@ def test_forecast_on_devices_that_are_not_there(tmp_path):
 
 @pytest.mark.slow
 def test_a_step_that_does_not_fit_is_told_what_would(tmp_path):
-    output = run("forecast", *SMALL, "--devices=2", "--memory_gb=0.0035", f"--output={tmp_path / 'f.json'}")
+    arguments = ["forecast", *SMALL, "--devices=2", f"--output={tmp_path / 'f.json'}"]
+    run(*arguments)
+    gib = 0.6 * json.loads((tmp_path / "f.json").read_text())["total"] / 2**30
+    output = run(*arguments, f"--memory_gb={gib}")
     found = json.loads((tmp_path / "f.json").read_text())
     assert not found["fits"]
-    assert found["total"] > found["limit"] == int(0.0035 * 2**30)
+    assert found["total"] > found["limit"] == int(gib * 2**30)
     assert "WARNING: it will not fit" in output
     fitting = {name: each for name, each in found["alternatives"].items() if each["total"] <= found["limit"]}
     for name in fitting:
