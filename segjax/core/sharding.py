@@ -181,11 +181,20 @@ def split_batch(mesh: Mesh, batch: Mapping[str, Any], before: int = 0) -> dict[s
     return jax.lax.with_sharding_constraint(dict(batch), batch_shardings(mesh, batch, before))
 
 
+def splits(rows: int) -> bool:
+    """In a program: whether each device has some of so many rows, as `split_rows` splits them."""
+    return (row_parts() - 1) * -(-rows // row_parts()) < rows
+
+
 def split_rows(array: jax.Array) -> jax.Array:
-    """In a program: [N, H, ...] with its rows, and gradient's, where those of the image are split; else as it is."""
-    if row_parts() == 1 or array.shape[1] < row_parts():
+    """In a program: [N, H, ...] with its rows, and gradient's, where those of the image are split; else as it is.
+
+    Few rows, of which some device would have none, are gathered.
+    """
+    if row_parts() == 1:
         return array
-    return jax.lax.with_sharding_constraint(array, PartitionSpec(EXAMPLES, SPATIAL))
+    spec = PartitionSpec(EXAMPLES, SPATIAL) if splits(array.shape[1]) else PartitionSpec(EXAMPLES)
+    return jax.lax.with_sharding_constraint(array, spec)
 
 
 def whole_kernel(kernel: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from segjax.core.sharding import row_parts, split_rows, whole_kernel
+from segjax.core.sharding import row_parts, split_rows, splits, whole_kernel
 from segjax.models.layers.norm import BatchNorm
 
 PRODUCT = "product"
@@ -91,17 +91,20 @@ def _convolve(
 
     if undilated and (height, width) == (1, 1) and feature_group_count == 1 and no_pads:
         return jax.lax.platform_dependent(lhs, rhs, cpu=pointwise, default=plain)
-    # Shifted rows that lie on several devices would change places between them once for each tap of the kernel.
-    if undilated and group_size == 1 and feature_group_count == features == lhs.shape[-1] > 1 and row_parts() == 1:
-        return jax.lax.platform_dependent(lhs, rhs, cpu=depthwise, default=plain)
-
-    def windows(lhs, rhs):
-        return _windows_product(lhs, rhs, window_strides, pads, rhs_dilation, precision)
-
     sizes = [
         (size + sum(pad) - k) // s + 1
         for size, pad, k, s in zip(lhs.shape[1:3], pads, window, window_strides, strict=True)
     ]
+    if undilated and group_size == 1 and feature_group_count == features == lhs.shape[-1] > 1:
+        if row_parts() == 1:
+            return jax.lax.platform_dependent(lhs, rhs, cpu=depthwise, default=plain)
+        # Shifted rows that lie on several devices would change places between them once for each tap of the kernel. Of
+        # rows that are not split, XLA's partitioner (jax 0.10.2) adds the plain kernel's gradient up over the devices.
+        return (plain if splits(min(lhs.shape[1], sizes[0])) else depthwise)(lhs, rhs)
+
+    def windows(lhs, rhs):
+        return _windows_product(lhs, rhs, window_strides, pads, rhs_dilation, precision)
+
     if undilated and feature_group_count == 1 and 0 < lhs.shape[0] * math.prod(sizes) <= features:
         return jax.lax.platform_dependent(lhs, rhs, cpu=windows, default=plain)
     centred = all(tuple(pad) == (size // 2, size // 2) and size % 2 for pad, size in zip(pads, window, strict=True))
