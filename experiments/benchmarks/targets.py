@@ -28,6 +28,13 @@ from experiments.benchmarks.target_configs import NETWORKS
 
 CONFIGS = Path(__file__).with_name("target_configs.py")
 KEY = ("network", "mode", "dtype", "device", "devices")
+KEPT_MEMORY = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000000",
+}
+"""On a CPU, what launch.sh sets too; it holds for PyTorch in the same process."""
+
 SIDES = {"segjax": "segjax", "pytorch eager": "eager", "torch.compile": "compile"}
 
 
@@ -63,7 +70,7 @@ def earlier_rows(path):
 
 def measured(network, devices, arguments, kind):
     """The report of one network, or None where its process failed and has said why."""
-    flags = {} if kind else {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = {} if kind else {**KEPT_MEMORY, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "report.json"
         command = [sys.executable, "-m", "segjax.benchmark", f"--config={CONFIGS}:{network}{kind}"]
