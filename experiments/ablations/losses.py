@@ -4,7 +4,9 @@ Paper: Milletari et al. 2016 (Dice), Lin et al. 2017 (focal), Berman et al. 2018
 2016 (OHEM); none of their scores is of this network, so none stands beside the rows.
 Command: python -m segjax.ablate --config experiments/ablations/losses.py --workdir DIR
   variants: "small" (U-Net on digit_scenes) and "full" (U-Net on CamVid at 480x360).
-Time and score: not run yet.
+Time and score: "small" 24 runs of 2 to 4 minutes on a busy CPU core, experiments/results/ablations/losses.md: no loss
+differs significantly from cross-entropy (30.1) over three seeds; Lovász-softmax (48.2) and Dice (49.0) are furthest.
+Dice alone dots the background, at a cost of ten points of its IoU. "full" not run yet.
 
 All rows have the learning rate of the base: what is compared is a change of the loss alone, not each loss at its best.
 OHEM keeps a sixteenth of the pixels of a batch at least.
