@@ -213,12 +213,20 @@ def test_a_large_image_is_predicted_on_eight_devices(name):
 @SLOW
 @pytest.mark.parametrize("name", NARROW)
 def test_large_training_images_are_those_of_one_device(name):
+    """Parameters, statistics, loss, and to 1e-3 the gradient in the momentum.
+
+    That of DeepLab's first kernel is a small rest of large terms: on one device an image that differs in its last bit
+    alone changes it by 1.5e-4.
+    """
     model = build_model(name, num_classes=CLASSES, **NARROW[name])
     batches = [make_batch(1, 1024, 1024)]
     expected, one = train(model, sharding.make_mesh(1, 1), batches)
     found, eight = train(model, sharding.make_mesh(1, 1, 8), batches)
     report(name, "1024", largest_error(found, expected), one, eight)
-    assert largest_error(found, expected)[0] < TOLERANCE
+    (params, statistics, momentum), metrics = found
+    assert largest_error((params, statistics), expected[0][:2])[0] < TOLERANCE
+    assert largest_error(metrics, expected[1])[0] < TOLERANCE
+    assert largest_error(momentum, expected[0][2])[0] < 1e-3
     assert held(eight) < 0.25 * held(one)
     assert largest(eight, "all-gather", "all-to-all") < 1024 * 1024 // 8
 
