@@ -68,6 +68,7 @@ def test_data_parallelism_sums_the_gradient_once_and_nothing_else(model):
     assert max(each.size for each in found) >= size(state.params) - statistics
 
 
+@SLOW
 def test_microbatches_send_no_examples():
     """In a loop, each microbatch's gradient is summed, and what else its loss and BatchNorm need; beforehand, the
     labelled pixels of all microbatches are counted."""

@@ -10,7 +10,7 @@ from segjax.training.step import make_forward
 from tests.training.test_communication import config_of
 
 
-@pytest.mark.parametrize("model", ["unet", "segnet_basic"])
+@pytest.mark.parametrize("model", ["unet", pytest.param("segnet_basic", marks=pytest.mark.slow)])
 def test_elementwise_gives_the_same_gradient_statistics_and_dropout(one_device_mesh, model):
     """What is computed again may be fused otherwise, so float32's rounding remains. SegNet has dropout."""
     config = config_of(model, **{"model.width": 4, "data.batch_size": 2})
