@@ -28,7 +28,7 @@ CLASSES = 5
 MODELS = {
     "unet": dict(width=4, depth=4),
     "deeplab_v3plus": dict(backbone="resnet18", width=8, features=16, skip_features=8),
-    "segformer": dict(width=4, heads=(1, 2, 4, 4), channels=16),
+    "segformer": dict(width=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), reductions=(16, 8, 4, 2), channels=16),
 }
 DEVICES = (1, 2, 4, 8)
 SIDES = {"training step": 1024, "inference": 4096}
