@@ -67,6 +67,10 @@ def test_a_step_that_does_not_fit_is_told_what_would(tmp_path):
 def test_errors_are_for_a_person(tmp_path):
     output = run("forecast", *SMALL, "--device_kind=h10", status=1)
     assert "did you mean 'h100'" in output
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_divide_is_an_error(tmp_path):
     output = run("forecast", *SMALL, "--devices=3", "--config.data.batch_size=8", status=1)
     assert "multiple of the 3 devices" in output
 

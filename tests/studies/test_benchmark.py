@@ -241,6 +241,7 @@ def get_network(model_config, num_classes):
 """
 
 
+@pytest.mark.slow
 def test_the_main_measures_a_config_and_profiles_it(prepared_dir, tmp_path):
     output = tmp_path / "speed.json"
     options = ["--steps=2", "--warmup=1", f"--output={output}", f"--profile={tmp_path / 'profile'}"]
