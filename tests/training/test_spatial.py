@@ -131,9 +131,14 @@ SLOW = pytest.mark.slow
     ids=str,
 )
 def test_two_training_steps_are_those_of_one_device(name, sizes):
-    """Small images: where a ReLU's input is 0 but for rounding, its gradient is another, a pixel's share of the sum."""
+    """Where the input of a ReLU is 0 but for rounding, gradients differ by a pixel's share of their sums.
+
+    So there are few activations, with which that is improbable, and for DeepLab, which has few pixels at stride 16, an
+    image with which it does not happen.
+    """
     model = build_model(name, num_classes=CLASSES, **MODELS[name])
-    batches = [make_batch(2, 32, 24, seed) for seed in range(2)]
+    size = (64, 48) if name == "deeplab_v3plus" else (32, 24)
+    batches = [make_batch(2, *size, seed) for seed in range(2)]
     expected, one = train(model, sharding.make_mesh(1, 1), batches)
     found, compiled = train(model, sharding.make_mesh(*sizes), batches)
     error, path = largest_error(found, expected)
