@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from segjax import predict
+from segjax.core import sharding
 from segjax.data.sets import digits
 from tests.process import SMALL, run
 
@@ -83,24 +84,28 @@ def test_parse_size():
             predict.parse_size(wrong)
 
 
-def test_padding_does_not_reach_the_label_map():
+@pytest.mark.parametrize("parts", [1, 4])
+def test_padding_does_not_reach_the_label_map(parts):
     """A predictor that sees only single pixels must give the same with and without padding."""
 
     def probabilities(variables, image):
         return (np.array([1.0, 0.0]) * (image[..., :1] > 0) + np.array([0.0, 1.0]) * (image[..., :1] <= 0),)
 
     image = np.random.default_rng(0).integers(0, 256, (13, 9, 3), dtype=np.uint8)
-    maps = predict.build_maps(probabilities, (100.0,) * 3, (50.0,) * 3, 32)
+    mesh = sharding.make_mesh(1, 1, parts)
+    maps = predict.build_maps(probabilities, (100.0,) * 3, (50.0,) * 3, 1 if parts > 1 else 32, mesh=mesh)
     np.testing.assert_array_equal(maps({}, image)[0], image[..., 0] <= 100)
 
 
+@pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize("size", [None, (26, 18)])
-def test_further_maps_have_the_size_of_the_image(size):
+def test_further_maps_have_the_size_of_the_image(size, parts):
     def predicted(variables, image):
         return np.array([1.0, 0.0]) * image[..., :1], image[..., 1], image[..., 2]
 
     image = np.full((13, 9, 3), (0, 50, 100), np.uint8)
-    maps = predict.build_maps(predicted, (0.0,) * 3, (100.0,) * 3, 32, size, channel_order="bgr")({}, image)
+    mesh = sharding.make_mesh(1, 1, parts)
+    maps = predict.build_maps(predicted, (0.0,) * 3, (100.0,) * 3, 32, size, channel_order="bgr", mesh=mesh)({}, image)
     assert [array.shape for array in maps] == [(13, 9)] * 3
     np.testing.assert_allclose(maps[1:], [np.full((13, 9), 0.5), np.zeros((13, 9))])
 

@@ -81,10 +81,12 @@ def expected_counts():
     return counts
 
 
-@pytest.mark.parametrize("multiple", [1, 8, 32])
-def test_every_labelled_pixel_counts_once_on_any_devices(one_device_mesh, multiple):
+@pytest.mark.parametrize(
+    ("sizes", "multiple"), [((8,), 1), ((8,), 8), ((8,), 32), ((2, 1, 4), 1), ((2, 1, 4), 32)], ids=str
+)
+def test_every_labelled_pixel_counts_once_on_any_devices(one_device_mesh, sizes, multiple):
     one = evaluator(one_device_mesh, batch_size=2, multiple=multiple)({})
-    eight = evaluator(sharding.make_mesh(), batch_size=8, multiple=multiple)({})
+    eight = evaluator(sharding.make_mesh(*sizes), batch_size=8, multiple=multiple)({})
     np.testing.assert_array_equal(one["confusion"], expected_confusion())
     np.testing.assert_array_equal(eight["confusion"], expected_confusion())
     assert one["per_image_mIoU"] == pytest.approx(eight["per_image_mIoU"])

@@ -76,6 +76,7 @@ def test_scores_are_those_of_a_loop_on_any_devices_and_in_any_batches(one_device
             expected[row, column] = reference_scores(np.concatenate(predictions), np.concatenate(labels), 3)["mIoU"]
     np.testing.assert_allclose(found(one_device_mesh, 2), expected, rtol=1e-12)
     np.testing.assert_allclose(found(sharding.make_mesh(), 8), expected, rtol=1e-12)
+    np.testing.assert_allclose(found(sharding.make_mesh(2, 1, 4), 2), expected, rtol=1e-12)
 
 
 OURS = np.array([[0.6, 0.4], [0.7, 0.7]])

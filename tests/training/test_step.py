@@ -125,6 +125,19 @@ def test_one_step_against_numpy(one_device_mesh, weighted):
     assert state.step == 1
 
 
+def test_augmentation_and_microbatches_where_rows_are_split():
+    batches = [make_batch(seed=seed, size=(8, 5)) for seed in range(2)]
+
+    def augment(batch, key):
+        return {**batch, "image": batch["image"] + jax.random.uniform(key)}
+
+    mesh = sharding.make_mesh(2, 1, 4)
+    whole, history = train(WithNorm(), mesh_of(1), batches, accumulate=2, augment=augment)
+    split, history_split = train(WithNorm(), mesh, batches, accumulate=2, augment=augment)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), split.params, whole.params)
+    assert history_split[-1]["loss"] == pytest.approx(history[-1]["loss"], rel=1e-5)
+
+
 def mesh_of(count, fsdp=1):
     from jax.sharding import AxisType
 
