@@ -43,6 +43,8 @@ def main() -> None:
     try:
         mesh = sharding.make_mesh(**config.parallel)
     except ValueError:  # trained on other devices than there are here
+        if config.parallel.spatial > 1:  # an image that is split may not fit otherwise
+            raise
         mesh = sharding.make_mesh()
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
 
