@@ -8,16 +8,14 @@ experiments/results/spatial_memory.csv and .png: arguments, results and temporar
 many rows, arrays and bytes devices exchange (collective-permute) or gather.
 """
 
-import re
 from collections import defaultdict
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import numpy as np
 
 from experiments.benchmarks.facts import RESULTS, facts, write_rows
-from segjax.core import sharding
+from segjax.core import program, sharding
 from segjax.core.config import default_config
 from segjax.models import build_model
 from segjax.training import losses, optim
@@ -32,7 +30,6 @@ MODELS = {
 }
 DEVICES = (1, 2, 4, 8)
 SIDES = {"training step": 1024, "inference": 4096}
-COLLECTIVE = re.compile(r"= \(?(\w+)\[([\d,]*)\]\S* (all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(")
 
 
 def shapes_of(mesh, side):
@@ -83,13 +80,10 @@ def main():
             found = []
             for devices in DEVICES:
                 compiled = lower(model, sharding.make_mesh(1, 1, devices)).compile()
-                memory = compiled.memory_analysis()
-                total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-                total += memory.output_size_in_bytes - memory.alias_size_in_bytes
+                total = program.memory(compiled).total
                 exchanged = defaultdict(lambda: [0.0])
-                for _, shape, operation in COLLECTIVE.findall(compiled.as_text()):
-                    values = np.prod([int(length) for length in shape.split(",") if length])
-                    exchanged[operation].append(4 * values / 2**10)
+                for each in program.collectives(compiled.as_text()):
+                    exchanged[each.kind].append(each.size / 2**10)
                 found.append(total / 2**20)
                 row = {
                     "model": name,

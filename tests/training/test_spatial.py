@@ -1,7 +1,5 @@
 """Images whose rows lie on several devices: the same numbers as on one, neighbouring rows exchanged, less memory."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL
 from segjax.core.config import default_config
+from segjax.core.program import collectives
 from segjax.models import build_model
 from segjax.models.layers.conv import convolve
 from segjax.models.layers.upsample import resize_bilinear
@@ -33,13 +32,10 @@ CLASSES = 5
 TOLERANCE = 1e-4
 """Of the largest value of an array: sums in another order, float32."""
 
-COLLECTIVE = re.compile(r"= \(?(\w+)\[([\d,]*)\]\S* (all-gather|all-to-all|all-reduce|collective-permute)(?:-start)?\(")
-
 
 def exchanged(compiled):
-    """[(kind, values on a device)] of what the devices of a program exchange."""
-    found = COLLECTIVE.findall(compiled.as_text())
-    return [(kind, int(np.prod([int(length) for length in shape.split(",") if length]))) for _, shape, kind in found]
+    """[(kind, values on a device)] of what the devices of a program exchange, all in 32 bits."""
+    return [(each.kind, each.size // 4) for each in collectives(compiled.as_text())]
 
 
 def largest(compiled, *kinds):
