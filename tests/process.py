@@ -1,10 +1,13 @@
 """Running a main as a process of its own, small enough for a test."""
 
 import json
+import multiprocessing
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = [
@@ -26,6 +29,10 @@ SMALL = [
 ]
 """A training of seconds on one device."""
 
+FORKS = multiprocessing.get_context("forkserver")
+"""Its processes begin where the modules below are imported already, which is most of what a short main does."""
+FORKS.set_forkserver_preload(["segjax.build", "segjax.evaluation.evaluator", "segjax.training.checkpoint"])
+
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment without the eight simulated devices."""
@@ -45,14 +52,31 @@ def start(main: str, *arguments: object, **changes: str) -> subprocess.Popen:
 
 
 def run(main: str, *arguments: object, status: int = 0, **changes: str) -> str:
-    """Run a main to its end; fails unless it ends with `status`. Returns what it printed."""
-    process = start(main, *arguments, **changes)
-    try:
-        output, _ = process.communicate(timeout=240)
-    finally:
+    """Run a main to its end; fails unless it ends with `status`. Returns what it printed.
+
+    It is a process of FORKS, with its own devices, working folder and environment. What JAX reads from the environment
+    when it is imported cannot be changed.
+    """
+    with tempfile.NamedTemporaryFile("r", prefix="segjax-", suffix=".txt", errors="replace") as file:
+        process = FORKS.Process(target=_run, args=(main, list(map(str, arguments)), environment(**changes), file.name))
+        process.start()
+        process.join(240)
         process.kill()
-    assert process.returncode == status, f"status {process.returncode}, not {status}:\n{output}"
+        process.join()
+        output = file.read()
+    assert process.exitcode == status, f"status {process.exitcode}, not {status}:\n{output}"
     return output
+
+
+def _run(main, arguments, variables, output):
+    with open(output, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.argv = [main, *arguments]
+    runpy.run_module(f"segjax.{main}", run_name="__main__", alter_sys=True)
 
 
 def summary(workdir: pathlib.Path) -> dict:
