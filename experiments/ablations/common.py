@@ -29,6 +29,18 @@ def short(config: ConfigDict, steps: int = SMALL_STEPS) -> ConfigDict:
     return config
 
 
+FCN_WIDTH = 16
+"""Of VGG16 in experiments/digit_scenes/fcn.py."""
+
+
+def begin_as_fcn(config: ConfigDict) -> None:
+    """VGG16 may begin as that of experiments/digit_scenes/fcn.py, of FCN_WIDTH, where the papers' begins as ImageNet's.
+
+    `--set init.path=WORKDIR` says where that was trained; what is not VGG16 starts anew.
+    """
+    config.init.allow_missing = config.init.allow_unused = "^params/(?!backbone/)"
+
+
 def voc2012_config() -> ConfigDict:
     """DeepLab's recipe for VGG16 on VOC 2012 (Chen et al. 2018, section 4.1 and table 2), without a model.
 

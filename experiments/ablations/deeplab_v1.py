@@ -3,9 +3,10 @@
 Paper: Chen et al., "Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs", ICLR 2015,
 tables 1a and 2; scores before the CRF are in table 1 of Chen et al. 2018 (PAMI, DeepLab v2), of the same networks.
 Command: python -m segjax.ablate --config experiments/ablations/deeplab_v1.py --workdir DIR
-  variants: "small" (digit_scenes, narrow, half of the rates, since the scenes have 128 pixels instead of 321, and the
-  CRF for LargeFOV alone) and "full" (VOC 2012, with batch normalisation in VGG16, so its weights are those of vgg16_bn:
-  --set init.path=FILE --set init.source=torchvision).
+  variants: "small" (digit_scenes, narrow, half of the rates, since the scenes have 128 pixels instead of 321, VGG16
+  from a workdir of experiments/digit_scenes/fcn.py: --set init.path=WORKDIR, and the CRF for LargeFOV alone) and "full"
+  (VOC 2012, with batch normalisation in VGG16, so its weights are those of vgg16_bn: --set init.path=FILE
+  --set init.source=torchvision).
 Time and score: "small" 21 runs of 3 minutes on a busy CPU core, experiments/results/ablations/deeplab_v1.md: with MSc,
 whose branches see the image itself, 67 % mIoU; without, no network of 300 steps has learnt more than the background, so
 that fields of view and the CRF cannot be told apart. "full" not run yet.
@@ -15,7 +16,7 @@ the one behind the numbers here. A row with the CRF trains its network anew, to 
 layers of MSc to a trained network and trains them alone; here all is trained from the start.
 """
 
-from experiments.ablations.common import is_full, short, voc2012_config
+from experiments.ablations.common import FCN_WIDTH, begin_as_fcn, is_full, short, voc2012_config
 from experiments.digit_scenes import deeplab_v1
 from segjax.core.config import finish
 from segjax.studies.study import Axis, Published, Study
@@ -39,7 +40,10 @@ def get_study(variant: str = "small") -> Study:
     config = voc2012_config() if full else short(deeplab_v1.get_config())
     if full:
         config.model.update(name="deeplab_v1", width=64, batch_norm=True, dropout=0.5)
-    config.model.update(fc6_kernel=3, fc6_dilation=12, fc_channels=1024 if full else 256, msc_channels=0)
+    else:
+        config.model.width = FCN_WIDTH
+        begin_as_fcn(config)
+    config.model.update(fc6_kernel=3, fc6_dilation=12, fc_channels=1024 if full else 128, msc_channels=0)
     values, published = {}, {}
     protocol = (
         "VGG16 from ImageNet without batch normalisation, 6,000 steps by an older recipe, CRF tuned on 100 images"
@@ -72,4 +76,4 @@ def get_study(variant: str = "small") -> Study:
 
 
 def _ours(protocol, full):
-    return f"VOC 2012 val; {protocol}" + ("" if full else "; ours are on digit_scenes, narrow, from random weights")
+    return f"VOC 2012 val; {protocol}" + ("" if full else "; ours are on digit_scenes, narrow, VGG16 from an FCN")

@@ -3,14 +3,15 @@
 Paper: Chen et al., "DeepLab", PAMI 2018, table 3. Several scales of the image (MSC) are in table 4, on ResNet-101
 alone, where they bring 68.72 to 71.27; here they have a row on VGG16 without a published number.
 Command: python -m segjax.ablate --config experiments/ablations/deeplab_v2.py --workdir DIR
-  variants: "small" (digit_scenes, narrow, a third to a half of the rates) and "full" (VOC 2012, with batch
-  normalisation in VGG16, so its weights are those of vgg16_bn: --set init.path=FILE --set init.source=torchvision).
+  variants: "small" (digit_scenes, narrow, a third to a half of the rates, VGG16 from a workdir of
+  experiments/digit_scenes/fcn.py: --set init.path=WORKDIR) and "full" (VOC 2012, with batch normalisation in VGG16, so
+  its weights are those of vgg16_bn: --set init.path=FILE --set init.source=torchvision).
 Time and score: not run yet.
 
 A row with the CRF trains its network anew, to the same weights.
 """
 
-from experiments.ablations.common import is_full, short, voc2012_config
+from experiments.ablations.common import FCN_WIDTH, begin_as_fcn, is_full, short, voc2012_config
 from experiments.digit_scenes import deeplab_v2
 from segjax.core.config import finish
 from segjax.studies.study import Axis, Published, Study
@@ -30,15 +31,17 @@ def get_study(variant: str = "small") -> Study:
     config.model.update(
         name="deeplab_v2",
         backbone="vgg16_bn",
-        width=64 if full else 16,
+        width=64 if full else FCN_WIDTH,
         fc_channels=1024 if full else 128,
         dropout=0.5 if full else 0.1,
         rates=(12,),
         scales=(1.0,),
     )
     config.loss.auxiliary = 1.0
+    if not full:
+        begin_as_fcn(config)
     protocol = "VOC 2012 val; VGG16 from ImageNet without batch normalisation"
-    protocol += "" if full else "; ours are on digit_scenes, narrow, from random weights"
+    protocol += "" if full else "; ours are on digit_scenes, narrow, VGG16 from an FCN"
     values, published = {}, {}
     for name, (rates, small_rates, before, after) in HEADS.items():
         network = {"model.rates": rates if full else small_rates}
