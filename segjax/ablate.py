@@ -6,8 +6,8 @@
   python -m segjax.ablate ... --slurm partition=gpu,time=4:00:00,gpus_per_node=1
 
 The same command goes on where it was interrupted. Locally there runs one training on each GPU, on a CPU as many as
---jobs says; a run that fails stops no other, and the status is then 1. The workdir holds study.json, study-status.json
-and for each run <row>/<seed>/, an ordinary workdir of segjax.train with its output in log.txt.
+--jobs says; a run that fails stops no other, and the status is then 1. The workdir holds study.json, of local runs
+study-status.json, and for each run <row>/<seed>/, an ordinary workdir of segjax.train with its output in log.txt.
 """
 
 import sys
@@ -27,11 +27,11 @@ def main() -> None:
     """From flags to the runs."""
     study = with_overrides(load_study(CONFIG.value), OVERRIDES.value)
     workdir = Path(WORKDIR.value)
-    runs = plan.plan_runs(study, workdir, ROWS.value, [_seed(text) for text in SEEDS.value])
+    runs = plan.plan_runs(study, workdir, ROWS.value, list(map(_seed, SEEDS.value)))
     if PLAN.value:
         print(show_plan(runs))
         return
-    left = [each for each in runs if plan.state(each) not in ("finished", "at work")]
+    left = [each for each in runs if plan.state(each) not in ("finished", "at work")]  # for SLURM
     options = None if SLURM.value is None else slurm.parse_options(SLURM.value)
     if DRY_RUN.value:
         if options is None:
@@ -61,6 +61,9 @@ def main() -> None:
         sys.exit(128 + outcome.signal)
     if outcome.failed:
         print(f"\n{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again", file=sys.stderr)
+        sys.exit(1)
+    if outcome.left_out:
+        print(f"\nothers are at work at {', '.join(outcome.left_out)}; the rest is finished", file=sys.stderr)
         sys.exit(1)
     print(f"all {len(runs)} runs are finished in {workdir}")
 

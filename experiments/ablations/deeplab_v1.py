@@ -76,4 +76,4 @@ def get_study(variant: str = "small") -> Study:
 
 
 def _ours(protocol, full):
-    return f"VOC 2012 val; {protocol}" + ("" if full else "; ours are on digit_scenes, narrow, VGG16 from an FCN")
+    return f"VOC 2012 val; {protocol}" + ("" if full else "; ours are on digit_scenes, narrow, VGG16 from init.path")

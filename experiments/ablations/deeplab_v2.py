@@ -41,7 +41,7 @@ def get_study(variant: str = "small") -> Study:
     if not full:
         begin_as_fcn(config)
     protocol = "VOC 2012 val; VGG16 from ImageNet without batch normalisation"
-    protocol += "" if full else "; ours are on digit_scenes, narrow, VGG16 from an FCN"
+    protocol += "" if full else "; ours are on digit_scenes, narrow, VGG16 from init.path"
     values, published = {}, {}
     for name, (rates, small_rates, before, after) in HEADS.items():
         network = {"model.rates": rates if full else small_rates}

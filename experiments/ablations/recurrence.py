@@ -38,7 +38,7 @@ def get_study(variant: str = "small") -> Study:
             ),
         ),
         mode="grid",
-        compare=(("ConvGRU", "ConvGRU_without_memory"), ("ConvLSTM", "ConvGRU"), ("ConvGRU", "no_cell")),
+        compare=(("ConvGRU_without_memory", "ConvGRU"), ("ConvLSTM", "ConvGRU"), ("no_cell", "ConvGRU")),
     )
 
 

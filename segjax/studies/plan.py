@@ -47,7 +47,7 @@ def plan_runs(study: Study, workdir: Path, row_names: Sequence[str] = (), seeds:
 
     Raises:
       ValueError: an unknown row or seed; or, all of them at once, what is wrong with the runs' configs and which
-        workdirs belong to a run with another config.
+        workdirs, also of rows and seeds that are not asked for, belong to a run with another config.
     """
     rows = study_lib.rows(study)
     for name in row_names:
@@ -56,18 +56,17 @@ def plan_runs(study: Study, workdir: Path, row_names: Sequence[str] = (), seeds:
     if unknown := [seed for seed in seeds if seed not in study.seeds]:
         raise ValueError(f"--seeds must be of the study's, {', '.join(map(str, study.seeds))}; received {unknown}")
     runs, problems = [], {}
-    for seed in seeds or study.seeds:
+    for seed in study.seeds:
         for row in rows:
-            if row_names and row.name not in row_names:
-                continue
+            asked = (not row_names or row.name in row_names) and (not seeds or seed in seeds)
             try:
                 config = study_lib.run_config(study, row, seed)
-                found = find_problems(config)
+                found = find_problems(config) if asked else []
             except ValueError as error:
-                found = str(error).splitlines()
+                found = str(error).splitlines() if asked else []
             else:
                 run = Run(row, seed, config, Path(workdir) / row.name / str(seed))
-                runs.append(run)
+                runs += [run] * asked
                 found = found or _conflicts(run)
             for problem in found:
                 problems.setdefault(problem, []).append(f"{row.name}/{seed}")

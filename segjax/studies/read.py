@@ -136,14 +136,19 @@ def read_run(workdir: Path, row: str, seed: int) -> RunResult:
     """A finished training.
 
     Raises:
-      FileNotFoundError: its evaluation is not there.
+      FileNotFoundError: its evaluation is not there, or was overwritten by one of other weights.
     """
     summary = read_json(workdir / "summary.json")
-    found = sorted(workdir.glob("evaluation-*.json"), key=lambda path: _matches(read_json(path), summary), reverse=True)
-    if not found:
-        raise FileNotFoundError(f"{workdir} must hold evaluation-<protocol>.json, which segjax.train writes")
-    evaluation = read_json(found[0])
-    counts = found[0].with_name(found[0].name.replace("evaluation-", "per_image-", 1)).with_suffix(".npz")
+    found = sorted(workdir.glob("evaluation-*.json"))
+    path = next((path for path in found if _is_of_training(read_json(path), summary)), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"{workdir} must hold the evaluation-<protocol>.json with the scores of summary.json, which segjax.train"
+            f" writes; received {', '.join(path.name for path in found) or 'none'} with others. python -m"
+            f" segjax.evaluate --workdir={workdir} writes it again; give --output=DIR for scores of other checkpoints"
+        )
+    evaluation = read_json(path)
+    counts = path.with_name(path.name.replace("evaluation-", "per_image-", 1)).with_suffix(".npz")
     per_image = None
     if counts.is_file():
         with np.load(counts) as arrays:
@@ -165,9 +170,11 @@ def read_run(workdir: Path, row: str, seed: int) -> RunResult:
     )
 
 
-def _matches(evaluation: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
+def _is_of_training(evaluation: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
     """Whether a file of scores is that of the training itself; `segjax.evaluate` may have added others."""
-    return "weights" not in evaluation and evaluation["scores"].get("mIoU") == summary.get("mIoU")
+    name = "evaluated_params_sha256"
+    same_weights = name not in evaluation or evaluation[name] == summary.get(name)
+    return same_weights and evaluation["scores"].get("mIoU") == summary.get("mIoU")
 
 
 def read_curves(path: Path) -> dict[str, np.ndarray]:

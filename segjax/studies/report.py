@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from segjax.core.logger import duration
+from segjax.data.clips import find_clips
 from segjax.evaluation.protocol import Protocol
 from segjax.studies import statistics
 from segjax.studies.read import RunResult, StudyResults
@@ -43,7 +44,8 @@ class Comparison:
       seeds: that both rows have.
       by_seeds, by_images: 95 % intervals (low, high), NaN where there is none.
       p: the larger of the two tests' p values, corrected by Holm over the study's comparisons; NaN without a test.
-      verdict: "significant", "not significant" or "not tested", and what it rests on where that is less than both.
+      verdict: "significant", "not significant" or "not tested", and " by images alone" or " by seeds alone" where only
+        one of the two could be tested.
     """
 
     first: str
@@ -210,6 +212,8 @@ def _comparisons(results: StudyResults, pairs: Sequence[tuple[str, str]], score:
         scores = [{run.seed: _score(run, score) for run in side} for side in (first, second)]
         shared = [seed for seed in scores[0] if seed in scores[1]]
         by_seeds = statistics.paired_difference(*[[side[seed] for seed in shared] for side in scores])
+        if shared:  # both tests are of the same runs
+            first, second = ([run for run in side if run.seed in shared] for side in (first, second))
         by_images = _bootstrap(first, second, score)
         # A difference is one where both tests say so, and the p value of that is the larger of theirs.
         tests = [test for test in (by_seeds, by_images) if test is not None and not math.isnan(test.p)]
@@ -218,7 +222,7 @@ def _comparisons(results: StudyResults, pairs: Sequence[tuple[str, str]], score:
     comparisons = []
     for (pair, by_seeds, by_images, tests), p in zip(found, statistics.holm(p_values), strict=True):
         verdict = statistics.verdict(p, *[(test.low, test.high) for test in tests])
-        if verdict == "significant" and len(tests) == 1:
+        if len(tests) == 1 and verdict != "not tested":
             verdict += " by images alone" if tests[0] is by_images else " by seeds alone"
         # Rows without a common seed still have means, whose difference resampling gives.
         value = by_seeds.mean if by_seeds.count else by_images.value if by_images else math.nan
@@ -229,12 +233,17 @@ def _comparisons(results: StudyResults, pairs: Sequence[tuple[str, str]], score:
 
 
 def _bootstrap(ours: Sequence[RunResult], theirs: Sequence[RunResult], score: str) -> statistics.Resampled | None:
-    """None where the score does not follow from counts, or a run has none, or the runs' images are not the same."""
+    """None where the score does not follow from counts, or a run has none, or the runs' images are not the same.
+
+    Of clips, whole ones are drawn.
+    """
     counts = [[run.per_image for run in side if run.per_image] for side in (ours, theirs)]
     if score not in BOOTSTRAPPED or not all(counts) or [*map(len, counts)] != [len(ours), len(theirs)]:
         return None
     if len({frozenset(map(str, run.ids)) for side in counts for run in side}) > 1:
         return None
+    if ours[0].evaluation["protocol"].get("clip"):
+        counts = [[statistics.sum_groups(run, find_clips(run.ids)) for run in side] for side in counts]
     return statistics.bootstrap_difference(*counts, score=BOOTSTRAPPED[score])
 
 
@@ -265,7 +274,8 @@ def _warnings(results: StudyResults, rows: Sequence[ReportRow], score: str) -> I
         yield "runs were made on different devices, so that their times cannot be compared"
     if len({str(run.summary.get("versions")) for run in runs}) > 1:
         yield "runs were made with different versions of libraries"
-    if other := sorted({row.published.name for row in rows if row.published and row.published.name != score}):
+    names = {row.published.name for row in rows if row.published} if runs else set()
+    if other := sorted(names - {score}):
         yield f"the paper's numbers are of another score than ours ({score}): {', '.join(other)}"
 
 

@@ -116,7 +116,7 @@ def _swatch(number: int) -> str:
 
 
 def _verdict(found: Comparison) -> str:
-    kind = "yes" if found.verdict.startswith("significant") else "no"
+    kind = "yes" if found.verdict == "significant" else "no"
     return f'<span class="{kind}">{escape(found.verdict)}</span>'
 
 
@@ -127,7 +127,7 @@ def _results(report: Report) -> str:
         cells = [_named(number, row.name), *map(escape, row.labels)]
         if text.has_published(report):
             value, mark = text.published(report, row)
-            cells.append(value + (f'<sup><a href="#note-{mark}">{mark}</a></sup>' if mark else ""))
+            cells.append(escape(value) + (f'<sup><a href="#note-{mark}">{mark}</a></sup>' if mark else ""))
         cells += [_ours(row), _to_base(report, row), text.count(row.params), text.time(row.seconds)]
         lines.append(cells)
     first = 1 + len(report.axes)

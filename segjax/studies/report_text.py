@@ -99,13 +99,15 @@ def method_words(report: Report) -> str:
     if not report.comparisons:
         return ""
     tested = sum(math.isfinite(found.p) for found in report.comparisons)
+    images = "clips" if report.protocol is not None and report.protocol.clip else "images"
     return (
         f"Differences are in percentage points of {report.score}, of the first row minus the second. By seeds:"
         " Student's t over the seeds that both rows have (would other trainings end so?). By images: paired bootstrap"
-        " over the images of the split, networks as they are (would other images say so?). p is the larger of the two"
-        " tests', corrected by"
+        f" over the {images} of the split, networks as they are (would other {images} say so?). p is the larger of the"
+        " two tests', corrected by"
         f" Holm over the {tested} comparison{'s' * (tested != 1)} that could be tested; a difference is called"
-        " significant at p < 0.05 where every interval that there is leaves out 0."
+        " significant at p < 0.05 where every interval that there is leaves out 0; the verdict says where there is one"
+        " alone."
     )
 
 
@@ -223,7 +225,6 @@ def markdown(report: Report) -> str:
     """The report as Markdown: tables, warnings, notes and commands, without pictures and curves."""
     parts = [f"# {_md(report.title)}", f"Paper: {_md(report.paper)}"]
     parts += [f"> **Warning.** {_md(warning)}" for warning in report.warnings]
-    rows = [cells(report, row) for row in report.rows]
     rows = [cells(report, row) for row in report.rows]
     parts += ["## Results", _md(score_words(report)), _md_table(header(report), rows)]
     parts += [f"({mark}) {_md(text)}" for mark, text in notes(report)]

@@ -82,10 +82,9 @@ def _backend() -> tuple[str, int]:
 
 
 def prepare(workdir: Path, config: ConfigDict) -> None:
-    """Write the config from which `segjax.train --workdir` starts; a run that has begun keeps its own."""
+    """Write the config from which `segjax.train --workdir` starts, or goes on where `plan_runs` allows what differs."""
     workdir.mkdir(parents=True, exist_ok=True)
-    if newest_checkpoint(workdir) is None and not (workdir / "summary.json").is_file():
-        write_atomically(workdir / "config.json", config_lib.to_json(config))
+    write_atomically(workdir / "config.json", config_lib.to_json(config))
 
 
 def command(workdir: Path) -> list[str]:
@@ -93,19 +92,25 @@ def command(workdir: Path) -> list[str]:
     return [sys.executable, "-m", "segjax.train", f"--workdir={workdir}"]
 
 
-def start(workdir: Path, slot: Slot, before: Sequence[str] = ()) -> subprocess.Popen:
-    """Start or go on with the training in a prepared workdir; its output goes to the end of log.txt.
+def start(workdir: Path, slot: Slot, config: ConfigDict | None = None, before: Sequence[str] = ()) -> subprocess.Popen:
+    """Start or go on with the training in a workdir; its output goes to the end of log.txt.
 
     It holds the workdir's lock as long as it lives, also where this process ends before. It is in a session of its own,
     so that Ctrl-C in a terminal does not reach it before it was asked to save.
 
     Args:
+      config: with which it shall be prepared; None where it is.
       before: of the command line, what stands before python.
+    Raises:
+      BlockingIOError: another training is at work there.
     """
+    workdir.mkdir(parents=True, exist_ok=True)
     held = lock(workdir)
-    (workdir / "failure.json").unlink(missing_ok=True)
     every = os.sched_getaffinity(0) if slot.cores else None
     try:
+        if config is not None:
+            prepare(workdir, config)
+        (workdir / "failure.json").unlink(missing_ok=True)
         if slot.cores:  # a process has the cores of the thread that starts it, from its first instruction
             os.sched_setaffinity(0, slot.cores)
         with (workdir / "log.txt").open("a") as log:
@@ -139,10 +144,17 @@ def conclude(workdir: Path, status: int) -> str | None:
 
 
 class Outcome(NamedTuple):
-    """`failed`: name of a run -> the last lines of its log; `signal`: the number of that which ended it all, or 0."""
+    """Of all runs.
+
+    Attributes:
+      failed: name of a run -> the last lines of its log.
+      signal: the number of that which ended it all, or 0.
+      left_out: names of those at which another process is at work.
+    """
 
     failed: dict[str, str]
     signal: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 def run_all(
@@ -154,28 +166,36 @@ def run_all(
 ) -> Outcome:
     """Run what is not finished, as many at once as there are slots, each on a slot that is free.
 
-    A run that fails does not stop the others. At SIGINT or SIGTERM the trainings get SIGTERM, save and end; no other is
-    started. A second signal kills them.
+    A run that fails does not stop the others, and one that another process has begun meanwhile is left to it. At SIGINT
+    or SIGTERM the trainings get SIGTERM, save and end; no other is started. A second signal kills them.
 
     Args:
       say: gets a line an event.
       after_each: is called when a run has ended.
     """
-    waiting, free, active = [], list(slots), {}
+    waiting, free, active, failed, left_out = [], list(slots), {}, {}, []
     for run in runs:
         if (is_in := state(run)) == "at work":
+            left_out.append(run.name)
             say(f"left out  {run.name}: a training is at work in {run.workdir}")
         elif is_in != "finished":
-            prepare(run.workdir, run.config)
             waiting.append(run)
-    count, ended, failed = len(waiting), 0, {}
+    count, ended = len(waiting), 0
     say(f"{count} of {len(runs)} runs to do, {min(count, len(slots))} at once")
     with _Signals() as signals:
         while active or (waiting and not signals.came):
             while waiting and free and not signals.came:
-                run, slot = waiting.pop(0), free.pop(0)
-                step = newest_checkpoint(run.workdir)
-                active[run.name] = run, slot, start(run.workdir, slot), time.monotonic()
+                run = waiting.pop(0)
+                if state(run) == "finished":  # by another process, since this one looked
+                    continue
+                try:
+                    process = start(run.workdir, free[0], run.config)
+                except BlockingIOError as error:
+                    left_out.append(run.name)
+                    say(f"left out  {run.name}: {error}")
+                    continue
+                slot, step = free.pop(0), newest_checkpoint(run.workdir)
+                active[run.name] = run, slot, process, time.monotonic()
                 say(f"started   {run.name} on {slot.name}" + (f", from step {step}" if step else ""))
             signals.pass_on([process for _, _, process, _ in active.values()], say)
             for name, (run, slot, process, began) in list(active.items()):
@@ -199,7 +219,7 @@ def run_all(
                     say(f"finished  {name}: mIoU {shown} in {took} ({ended}/{count})")
                 after_each()
             time.sleep(interval if active else 0)
-    return Outcome(failed, signals.came)
+    return Outcome(failed, signals.came, tuple(left_out))
 
 
 def reason(error: str) -> str:

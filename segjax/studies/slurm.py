@@ -36,7 +36,10 @@ class Training:
         """
         if is_finished(self.workdir, self.steps):
             return f"{self.workdir} is finished"
-        self._process = start(self.workdir, Slot("SLURM"), IGNORE_USR2)
+        try:
+            self._process = start(self.workdir, Slot("SLURM"), before=IGNORE_USR2)
+        except BlockingIOError as error:  # submitted twice
+            return f"left out: {error}"
         status = self._process.wait()
         if status == 0 and not is_finished(self.workdir, self.steps):
             time.sleep(120)  # SIGTERM made it save; submitit's signal follows, calls `checkpoint`, and ends this

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-SPREADS = ("range", "t")
 CHUNK_BYTES = 2**24
 """Of resampled indices held at once."""
 
@@ -69,12 +68,12 @@ class ImageCounts(NamedTuple):
 
 
 class Resampled(NamedTuple):
-    """A score, or a difference of two, and what resampling the images makes of it.
+    """A difference of two scores, and what resampling the images makes of it.
 
     Attributes:
       value: of the images as they are; NaN where it is not defined.
-      low, high: percentile interval; NaN where no resample has a score.
-      p: two-sided, of no difference; NaN for a score alone, and where no resample has a score.
+      low, high: percentile interval; NaN where no resample has a score, and of one image, which says nothing of others.
+      p: two-sided, of no difference; NaN where the interval is.
       count: resamples in which the score is defined; the others are left out.
     """
 
@@ -168,20 +167,16 @@ def pixel_accuracy(intersection: np.ndarray, labelled: np.ndarray, predicted: np
     return np.where(pixels > 0, intersection.sum(-1) / np.maximum(pixels, 1), np.nan)
 
 
-def bootstrap_score(
-    runs: Sequence[ImageCounts],
-    *,
-    score: Score = mean_iou,
-    resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Resampled:
-    """The interval over images of a row's score, see `bootstrap_difference`.
+def sum_groups(counts: ImageCounts, groups: Sequence[Sequence[int]]) -> ImageCounts:
+    """The counts of groups of images as if each were one image, so that whole groups are resampled.
+
+    Frames of one clip depend on each other: resampled one by one, they would make an interval too narrow.
 
     Args:
-      runs: of each of the row's seeds, on the same images; the score is the mean over them.
+      groups: the indices of the images of each; its id is that of its first image.
     """
-    return _bootstrap([(1.0, runs)], score, resamples, level, seed, test=False)
+    sums = [np.stack([array[list(group)].sum(0) for group in groups]) for array in counts[1:]]
+    return ImageCounts(np.array([counts.ids[group[0]] for group in groups]), *sums)
 
 
 def bootstrap_difference(
@@ -201,7 +196,7 @@ def bootstrap_difference(
     2 min(#(d <= 0) + 1, #(d >= 0) + 1) / (B + 1), at most 1, whose added ones keep it off 0 (Davison and Hinkley 1997).
 
     What varies here is the images alone: the networks stay as they were trained, so it says nothing of other seeds.
-    Images that depend on each other, as frames of one clip do, make the interval too narrow.
+    Images that depend on each other, as frames of one clip do, make the interval too narrow: see `sum_groups`.
 
     Args:
       ours, theirs: of each seed of a row; the rows may have different numbers of seeds. The order of images is free.
@@ -211,7 +206,35 @@ def bootstrap_difference(
     Raises:
       ValueError: a row has no runs, or there are no images, or the runs are of different images or classes.
     """
-    return _bootstrap([(1.0, ours), (-1.0, theirs)], score, resamples, level, seed, test=True)
+    _fraction(level)
+    if resamples < 1:
+        raise ValueError(f"a bootstrap needs 1 resample or more; received {resamples}")
+    rows = _aligned((ours, theirs))
+    images = len(rows[0])
+
+    def value(weights):
+        """[b, N], how often each image is taken, to [b]: sums are whole numbers below 2^53, so exact in float64."""
+        scores = []
+        for counts in rows:
+            sums = (weights @ counts.reshape(images, -1)).reshape(len(weights), *counts.shape[1:])
+            scores.append(score(sums[:, :, 0], sums[:, :, 1], sums[:, :, 2]).mean(-1))
+        return scores[0] - scores[1]
+
+    whole = float(value(np.ones((1, images)))[0])
+    if images == 1:
+        return Resampled(whole, np.nan, np.nan, np.nan, 0)
+    drawn = []
+    for indices in resampled_indices(images, resamples, seed):
+        places = indices + np.arange(len(indices))[:, None] * images
+        weights = np.bincount(places.ravel(), minlength=indices.size)
+        drawn.append(value(weights.reshape(indices.shape).astype(np.float64)))
+    found = _numbers(np.concatenate(drawn))
+    if not len(found):
+        return Resampled(whole, np.nan, np.nan, np.nan, 0)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    tail = min((found <= ROUNDING).sum(), (found >= -ROUNDING).sum())
+    p = min(1.0, 2 * (tail + 1) / (len(found) + 1))
+    return Resampled(whole, float(low), float(high), float(p), len(found))
 
 
 def resampled_indices(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -220,37 +243,6 @@ def resampled_indices(images: int, resamples: int, seed: int) -> Iterator[np.nda
     step = max(1, CHUNK_BYTES // (8 * images))
     for start in range(0, resamples, step):
         yield rng.integers(0, images, (min(step, resamples - start), images))
-
-
-def _bootstrap(rows, score, resamples, level, seed, test) -> Resampled:
-    _fraction(level)
-    if resamples < 1:
-        raise ValueError(f"a bootstrap needs 1 resample or more; received {resamples}")
-    signs, rows = zip(*rows, strict=True)
-    rows = _aligned(rows)
-    images = len(rows[0])
-
-    def value(weights):
-        """[b, N], how often each image is taken, to [b]: sums are whole numbers below 2^53, so exact in float64."""
-        total = 0.0
-        for sign, counts in zip(signs, rows, strict=True):
-            sums = (weights @ counts.reshape(images, -1)).reshape(len(weights), *counts.shape[1:])
-            total = total + sign * score(sums[:, :, 0], sums[:, :, 1], sums[:, :, 2]).mean(-1)
-        return total
-
-    drawn = []
-    for indices in resampled_indices(images, resamples, seed):
-        places = indices + np.arange(len(indices))[:, None] * images
-        weights = np.bincount(places.ravel(), minlength=indices.size)
-        drawn.append(value(weights.reshape(indices.shape).astype(np.float64)))
-    found = _numbers(np.concatenate(drawn))
-    whole = float(value(np.ones((1, images)))[0])
-    if not len(found):
-        return Resampled(whole, np.nan, np.nan, np.nan, 0)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    tail = min((found <= ROUNDING).sum(), (found >= -ROUNDING).sum())
-    p = min(1.0, 2 * (tail + 1) / (len(found) + 1)) if test else np.nan
-    return Resampled(whole, float(low), float(high), float(p), len(found))
 
 
 def _aligned(rows: Sequence[Sequence[ImageCounts]]) -> list[np.ndarray]:
@@ -328,31 +320,22 @@ def verdict(p: float, *intervals: tuple[float, float], alpha: float = 0.05) -> s
     return "significant" if p < alpha and beyond else "not significant"
 
 
-def band(curves: Sequence[Sequence[Mapping[str, Any]]], name: str, spread: str = "range", level: float = 0.95) -> Band:
-    """The curve of `name` over seeds: mean, and how far it spreads.
+def band(curves: Sequence[Sequence[Mapping[str, Any]]], name: str) -> Band:
+    """The curve of `name` over seeds: mean, least and greatest.
 
     Args:
       curves: of each seed the lines of its metrics.jsonl, mappings with "step". Lines without `name`, or with None or
         NaN, are passed over; of two of one step, as after a resumed run, the later counts.
-      spread: "range", from the least to the greatest seed, or "t", the interval of `summarize`.
     Returns:
       At the steps that every seed has: a run that was cut off ends the band. None where a seed has no such line.
-    Raises:
-      ValueError: an unknown spread.
     """
-    if spread not in SPREADS:
-        raise ValueError(f"spread must be one of {', '.join(SPREADS)}; received {spread!r}")
     points = []
     for lines in curves:
         known = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         points.append({int(step): float(value) for step, value in known if not np.isnan(value)})
     steps = sorted(set.intersection(*map(set, points))) if points else []
     values = np.array([[curve[step] for curve in points] for step in steps]).reshape(len(steps), len(points))
-    if spread == "range":
-        low, high = (values.min(1), values.max(1)) if points else (np.zeros(0), np.zeros(0))
-    else:
-        low, high = np.array([summarize(each, level)[3:] for each in values]).reshape(-1, 2).T
-    mean = values.mean(1) if points else np.zeros(0)
+    mean, low, high = (f(1) if points else np.zeros(0) for f in (values.mean, values.min, values.max))
     return Band(np.array(steps, int), mean, low, high, len(points))
 
 

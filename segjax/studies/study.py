@@ -86,9 +86,12 @@ def rows(study: Study) -> list[Row]:
     A row's name, fit for a folder, is its labels joined by "+"; with one_at_a_time "base", or the label that differs.
 
     Raises:
-      ValueError: an unknown mode, axes of different length in a list, an axis without values, two rows of one name or
-        one that is unfit for a folder, or a comparison or published number of a row that is not there.
+      ValueError: an unknown mode, axes of different length in a list, an axis without values, no seed or one twice, two
+        rows of one name or one that is unfit for a folder, or a comparison or published number of a row that is not
+        there.
     """
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+        raise ValueError(f"a study needs one or more seeds, each once; {study.title!r} has {study.seeds}")
     if study.mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}; received {study.mode!r}")
     if not study.axes or not all(axis.values for axis in study.axes):

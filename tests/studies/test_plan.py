@@ -72,6 +72,8 @@ def test_a_workdir_with_another_config_is_an_error_that_names_the_difference(tmp
         plan.plan_runs(other, tmp_path)
     assert "optimizer.learning_rate: 0.004 -> 0.5" in str(error.value)
     assert "base/0" in str(error.value) and "log_every" not in str(error.value) and "4/0" not in str(error.value)
+    with pytest.raises(ValueError, match="in base/0"):  # also where it is not asked for: study.json is of all
+        plan.plan_runs(other, tmp_path, ["4"], [1])
     other.base.checkpoint.allow_config_change = True
     assert len(plan.plan_runs(other, tmp_path)) == 4
 

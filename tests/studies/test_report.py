@@ -29,7 +29,8 @@ VOID = {"meta", "img", "input", "br", "wbr", "hr", "link", "path", "circle", "po
 # p of t = 11 with one degree of freedom is 2 atan(1 / 11) / pi = 0.0577; the other row's p, 2 / 10001 of the images, is
 # the smaller of two, so that Holm leaves the larger as it is.
 WIDE = ["+11.00", "[-1.71, +23.71]", "[+11.00, +11.00]", "0.058", "not significant"]
-FLIPPED = ["-20.00", "1 seed, no interval", "[-25.00, -25.00]", "< 0.001", "significant by images alone"]
+# Seed 0 is the one that both have: 30 - 50.
+FLIPPED = ["-20.00", "1 seed, no interval", "[-20.00, -20.00]", "< 0.001", "significant by images alone"]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,7 @@ def test_main_table_of_the_page(written):
     assert wide[2:4] == ["61.50a", "66.00 ± 5.662 seeds"]
     assert wide[4] == "+11.00 [-1.71, +23.71]not significant"
     assert flipped[3] == "30.001 seed, no interval1 of 2 seeds failed"
-    # Seed 0 of both: 30 - 50; the images' interval is of the rows' means, 30 - 55.
-    assert flipped[4] == "-20.00 [-25.00, -25.00]significant by images alone"
+    assert flipped[4] == "-20.00 [-20.00, -20.00]significant by images alone"
     assert flipped[6] == "0:01:00"
 
 
@@ -156,7 +156,7 @@ def test_latex(report):
     assert r"base & 3x3 \& $<$i$>$ & - & 55.00 $\pm$ 7.07 & base & 1.23 M & 0:01:30 \\" in text
     wide = r"61.50\textsuperscript{a} & 66.00 $\pm$ 5.66 & +11.00 [$-$1.71, +23.71], not significant &"
     assert r"wide & 5x5\_\$50\%\$ $|$ [\#] & " + wide in text
-    assert "30.00 (1 seed) & $-$20.00 [$-$25.00, $-$25.00] *i &" in text
+    assert "30.00 (1 seed) & $-$20.00 [$-$20.00, $-$20.00] *i &" in text
     assert "1 seed, no interval" in text
     body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")} == {6}
@@ -222,7 +222,7 @@ def test_chosen_comparisons_take_the_place_of_those_with_the_base(tmp_path):
     (found,) = report.comparisons
     assert (found.first, found.second, found.seeds) == ("flipped", "wide", 1)
     assert found.difference == pytest.approx(0.30 - 0.62)
-    assert found.by_images == pytest.approx((0.30 - 0.66, 0.30 - 0.66))
+    assert found.by_images == pytest.approx((0.30 - 0.62, 0.30 - 0.62))
     assert found.p == pytest.approx(2 / 10_001)  # one comparison: Holm changes nothing
     assert [row[4] for row in Parser(page(report)).tables[0][1:]] == ["base", "-", "-"]
 
@@ -241,12 +241,26 @@ def test_study_of_which_nothing_is_finished(tmp_path):
     assert "2 of 2 seeds missing" in report_text.latex(report)
 
 
+def test_frames_of_a_clip_are_not_taken_for_images(tmp_path):
+    """Both frames of each run are of one clip, and one clip says nothing of others."""
+    make_study(tmp_path / "made")
+    for path in (tmp_path / "made").rglob("evaluation-*.json"):
+        found = json.loads(path.read_text())
+        found["protocol"]["clip"] = 2
+        path.write_text(json.dumps(found))
+    report = gather(read_study(tmp_path / "made"))
+    wide, flipped = report.comparisons
+    assert np.isnan(wide.by_images).all() and wide.verdict == "not significant by seeds alone"
+    assert flipped.difference == pytest.approx(-0.2) and flipped.verdict == "not tested"
+    assert "over the clips of the split" in report_text.markdown(report)
+
+
 def test_without_counts_of_the_images_seeds_decide_alone(tmp_path):
     make_study(tmp_path / "made")
     for path in (tmp_path / "made").rglob("*.npz"):
         path.unlink()
     wide, flipped = gather(read_study(tmp_path / "made")).comparisons
-    assert np.isnan(wide.by_images).all() and wide.verdict == "not significant"
+    assert np.isnan(wide.by_images).all() and wide.verdict == "not significant by seeds alone"
     assert np.isnan(flipped.p) and flipped.verdict == "not tested"
 
 

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from segjax.core import config as config_lib
 from segjax.studies import plan
 from segjax.studies import run as run_lib
 from segjax.studies.read import read_curves, read_study
@@ -81,7 +82,7 @@ def test_a_run_at_work_elsewhere_is_left_out_until_its_process_ends(stand_in, tm
     while "cores" not in (run.workdir / "log.txt").read_text():
         time.sleep(0.01)
     lines = []
-    run_all([run], [Slot("here")], lines.append)
+    assert run_all([run], [Slot("here")], lines.append).left_out == ("a/0",)
     assert lines[0].startswith("left out  a/0") and lines[1].startswith("0 of 1 runs to do")
     with pytest.raises(BlockingIOError):
         run_lib.start(run.workdir, Slot("here"))
@@ -90,14 +91,41 @@ def test_a_run_at_work_elsewhere_is_left_out_until_its_process_ends(stand_in, tm
     assert plan.state(run) == "new"
 
 
-def test_a_run_that_has_begun_keeps_its_config(tmp_path):
-    (run,) = plan.plan_runs(tiny(seeds=(0,)), tmp_path, ["base"])
+def test_a_run_goes_on_with_what_may_change(stand_in, tmp_path):
+    """And a finished one, where more steps are asked for and allowed."""
+    study = tiny(seeds=(0,))
+    (run,) = plan.plan_runs(study, tmp_path, ["base"])
     written(run, checkpoint=1)
-    before = (run.workdir / "config.json").read_bytes()
-    other = run.config.copy_and_resolve_references()
-    other.training.log_every = 1
-    run_lib.prepare(run.workdir, other)
-    assert (run.workdir / "config.json").read_bytes() == before
+    study.base.training.log_every = 1
+    (again,) = plan.plan_runs(study, tmp_path, ["base"])
+    assert again.config != run.config
+    assert run_all([again], [Slot("here")], lambda line: None, interval=0.01) == run_lib.Outcome({})
+    assert config_lib.load_workdir_config(run.workdir) == again.config
+    study.base.training.steps, study.base.checkpoint.allow_config_change = 5, True
+    (more,) = plan.plan_runs(study, tmp_path, ["base"])
+    assert plan.state(again) == "finished" and plan.state(more) == "begun"
+    assert list(run_all([more], [Slot("here")], lambda line: None, interval=0.01).failed) == [
+        "base/0"
+    ]  # ends at step 3
+    assert config_lib.load_workdir_config(run.workdir).training.steps == 5
+
+
+def test_a_run_that_another_process_takes_meanwhile_is_left_to_it(stand_in, tmp_path):
+    runs = runs_of(tmp_path, a=0, b=0, c=0)
+    lines, held = [], []
+
+    def say(line):
+        lines.append(line)
+        if line.startswith("started   a"):  # the other process has b, and has finished c
+            runs[1].workdir.mkdir(parents=True)
+            held.append(plan.lock(runs[1].workdir))
+            written(runs[2], summary=dict(step=runs[2].config.training.steps))
+
+    outcome = run_all(runs, [Slot("here")], say, interval=0.01)
+    held[0].close()
+    assert outcome == run_lib.Outcome({}, 0, ("b/0",))
+    assert any(line.startswith("left out  b/0: a training is already at work") for line in lines)
+    assert not any("c/0" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +259,21 @@ def test_other_scores_of_a_run_are_passed_over_and_other_labels_are_an_error(fin
     path.write_text(json.dumps(scores))
     with pytest.raises(ValueError, match=r"base/0 and 4/1 differ: split: val \| test"):
         read_study(workdir)
+
+
+def test_scores_of_other_weights_are_not_taken_for_the_trainings(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "copy")
+    (path,) = (tmp_path / "copy/base/0").glob("evaluation-*.json")
+    found = json.loads(path.read_text())
+    sha = json.loads((path.parent / "summary.json").read_text())["evaluated_params_sha256"]
+    path.write_text(json.dumps({**found, "weights": "base/0", "evaluated_params_sha256": sha}))
+    read_study(tmp_path / "copy")  # segjax.evaluate has found the same
+    for other in ({"evaluated_params_sha256": "0"}, {"scores": {**found["scores"], "mIoU": 0.99}}):
+        path.write_text(json.dumps({**found, **other}))
+        with pytest.raises(
+            FileNotFoundError, match=r"base/0 must hold the evaluation.* received evaluation-digit_scenes"
+        ):
+            read_study(tmp_path / "copy")
 
 
 def test_a_folder_without_a_study_and_one_without_runs(tmp_path, finished):

@@ -46,6 +46,8 @@ def test_a_row_has_the_labels_and_changes_of_all_axes():
     [
         ({"mode": "all"}, "mode must be one of"),
         ({"axes": ()}, "needs axes"),
+        ({"seeds": ()}, "one or more seeds, each once"),
+        ({"seeds": (0, 1, 0)}, "one or more seeds, each once"),
         ({"mode": "list"}, "as many values each"),
         ({"axes": (WIDTH, Axis("again", {"x": {}, "8": {"seed": 1}}))}, "one name"),
         ({"axes": (Axis("odd", {"a": {}, "b:c": {}}),)}, "a row's name is that of a folder"),
