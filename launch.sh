@@ -31,8 +31,8 @@ Makes .venv from the pinned requirements when it is not there yet (about a minut
 looked for beside this script, so that `--config experiments/camvid/unet.py` works from anywhere.
 
   --processes N    start N processes on this machine that train together (jax.distributed on loopback)
-  --distributed    join the processes of a cluster where this is not seen by itself (SLURM, Open MPI,
-                   Kubernetes and Cloud TPU are)
+  --distributed    join the processes of a cluster where this is not seen by itself (SLURM, Open MPI and
+                   Cloud TPU are)
 
 These print what runs the command on several hosts, and run nothing (README.md says what must be set up before):
   --slurm nodes=2,gpus_per_node=8,time=24:00:00[,...]       a script for sbatch, with its options

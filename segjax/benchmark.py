@@ -36,12 +36,12 @@ def main() -> None:
     """From flags to the table and the JSON."""
     config, modes = CONFIG.value, MODE.value
     validate(config)
+    if AGAINST.value:
+        # So that PyTorch finds memory on a GPU; JAX reads it when it first asks for devices.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if jax.process_count() > 1:
         raise ValueError(f"segjax.benchmark measures one process; received {jax.process_count()}")
-    networks = None
-    if AGAINST.value:
-        networks = Path(PYTORCH_NETWORKS.value).expanduser()
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # so that PyTorch finds memory on a GPU
+    networks = Path(PYTORCH_NETWORKS.value).expanduser() if AGAINST.value else None
     report = build_benchmark.measure(
         config,
         modes,

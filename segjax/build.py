@@ -1,6 +1,6 @@
 """From a config to the parts that a training needs; `segjax.build_evaluation` has those that score and predict.
 
-Beside the mains, these two are the only files that read a config.
+Beside the mains, these and the other `build_*.py`, of benchmark, forecast and study, are what reads a config.
 """
 
 import dataclasses

@@ -206,9 +206,12 @@ def _training(parts: Parts) -> Side:
 
 
 def _inference(parts: Parts) -> Side:
-    """Logits of the same batch."""
+    """Logits of the same batch, as the network sees it in training."""
     variables = parts.init().eval_variables()
-    image = sharding.put_batch(parts.mesh, {"image": parts.batch["image"]})["image"]
+    batch = sharding.put_batch(parts.mesh, parts.batch)
+    image, augment = batch["image"], build.augment(parts.config, parts.dataset.info)
+    if augment:
+        image = jax.device_put(jax.jit(augment)(batch, jax.random.key(0))["image"], image.sharding)
 
     def logits(variables, image):
         return parts.module.apply(variables, image, train=False)

@@ -14,6 +14,7 @@ from segjax.core.batch import MEMORY
 from segjax.core.validation import validate
 from segjax.data.pipeline import PREFETCH
 from segjax.studies.forecast import Forecast
+from segjax.training.loop import IN_FLIGHT
 from segjax.training.state import TrainState, count_parameters, without_memory
 from segjax.training.step import make_forward
 
@@ -43,7 +44,7 @@ def forecast(config: ConfigDict, mesh: Mesh) -> Forecast:
         parameter_count=count_parameters(state.params),
         flops=mesh.size * program.flops(compiled, text),
         accessed=(compiled.cost_analysis() or {}).get("bytes accessed", 0.0),
-        held={**held, "waiting batches": PREFETCH * held["batch"], "results": memory.results},
+        held={**held, "waiting batches": (PREFETCH + IN_FLIGHT) * held["batch"], "results": memory.results},
         temporary=memory.temporary,
         activations=activations(config, module, dataset.info, state, batch, mesh),
         collectives=tuple(program.collectives(text)),
@@ -116,7 +117,9 @@ def alternatives(config: ConfigDict, mesh: Mesh, found: Forecast, limit: int) ->
 
     whole, accumulate = config.data.batch_size, config.training.accumulate
     rows = sharding.row_parts(mesh)
+    least = 2 if config.data.augment.mix else 1  # examples that are mixed
     unit = mesh.size // rows * accumulate
+    unit *= -(-least // unit)
     batch, best = whole, found
     if whole > unit:
         lowest = (unit, changed(data__batch_size=unit))
@@ -141,9 +144,10 @@ def alternatives(config: ConfigDict, mesh: Mesh, found: Forecast, limit: int) ->
     height = config.data.crop_size[0]
     if mesh.size > rows and best.total > limit and height and height % mesh.size == 0:
         split = sharding.make_mesh(1, 1, mesh.size)
-        small = changed(split, data__batch_size=accumulate)
+        examples = accumulate * -(-least // accumulate)
+        small = changed(split, data__batch_size=examples)
         parallel = f"--config.parallel.data=1 --config.parallel.spatial={mesh.size}"
-        yield f"{parallel} --config.data.batch_size={accumulate}", small
+        yield f"{parallel} --config.data.batch_size={examples}", small
 
 
 def largest_batch(changed, unit: int, low, high, limit: int) -> tuple[int, Forecast]:

@@ -38,7 +38,7 @@ def main() -> None:
     console.print(forecast_lib.tables(found, kind))
     console.print(NOTE, soft_wrap=True)
 
-    gib = MEMORY.value or (forecast_lib.DEVICE_KINDS[kind].memory if kind else 0)
+    gib = MEMORY.value or (forecast_lib.usable_memory(kind) if kind else 0)
     facts = found.to_dict()
     if gib:
         limit, tried = int(gib * 2**30), []
@@ -64,7 +64,8 @@ def simulate_devices(count: int) -> None:
 NOTE = """
 These are figures of the program for CPUs, compiled and not executed; on another device temporary memory, and what XLA
 counts as operations, differ. Evaluation is not among them, nor what the framework needs. What is kept for the gradient
-was counted before XLA, which may keep less; it is part of the temporary memory."""
+was counted before XLA, which may keep less; it is part of the temporary memory. Of a GPU's memory JAX takes 75 %, or
+what XLA_CLIENT_MEM_FRACTION says; that is what a step must fit in here."""
 
 if __name__ == "__main__":
     # Here, so that several mains can be imported into one process.
@@ -73,6 +74,8 @@ if __name__ == "__main__":
     DEVICE_KIND = flags.DEFINE_string(
         "device_kind", "", f"Of the devices, to compare with: {', '.join(forecast_lib.DEVICE_KINDS)}."
     )
-    MEMORY = flags.DEFINE_float("memory_gb", 0.0, "GiB of one device, in place of its kind's.", lower_bound=0.0)
+    MEMORY = flags.DEFINE_float(
+        "memory_gb", 0.0, "GiB of one device that JAX may take, in place of its kind's.", lower_bound=0.0
+    )
     OUTPUT = flags.DEFINE_string("output", "", "JSON file for all figures.")
     run(main, required=("config",))

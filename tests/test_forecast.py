@@ -63,6 +63,10 @@ def test_a_step_that_does_not_fit_is_told_what_would(tmp_path):
         assert f"fits: {name}" in output
     assert any("batch_size" in name for name in fitting)
 
+    # Examples that are mixed are two or more, also in what is tried.
+    output = run("forecast", *SMALL, "--config.data.augment.mix=cutmix", "--memory_gb=0.001")
+    assert "WARNING: it will not fit" in output and "fits: --config.data.batch_size=2 " in output
+
 
 def test_errors_are_for_a_person(tmp_path):
     output = run("forecast", *SMALL, "--device_kind=h10", status=1)

@@ -139,14 +139,14 @@ def test_a_paused_job_goes_back_into_the_queue(tmp_path, status, state, requeued
     program(bin, "scontrol", RECORD.replace("$RECORD_AS", str(tmp_path / "scontrol.json")))
     script = launch("--slurm", "nodes=1", "train", *AWKWARD, cwd=tmp_path, root=checkout)
     program(checkout, "launch.sh", f'#!/usr/bin/env bash\necho "$@" >>{tmp_path}/set-up\n')
-    path = f"{bin}:{os.environ['PATH']}"
-    done = bash(script, cwd=ROOT, PATH=path, SLURM_JOB_ID="7", RECORD_AS=str(tmp_path / "srun.json"))
+    slurm = dict(PATH=f"{bin}:{os.environ['PATH']}", SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="3")
+    done = bash(script, cwd=ROOT, **slurm, RECORD_AS=str(tmp_path / "srun.json"))
     assert done.returncode == status, done.stderr
     where, arguments, variables = json.loads((tmp_path / "srun.json").read_text())
     assert where == str(tmp_path), "where the script was made"
     assert arguments == [str(checkout / "launch.sh"), "train", *AWKWARD]
     assert (tmp_path / "set-up").read_text() == "setup\n"
-    assert variables["SEGJAX_PAUSED_STATUS"] == "75"
+    assert variables["SEGJAX_PAUSED_STATUS"] == "75" and variables["SRUN_CPUS_PER_TASK"] == "3"
     assert (tmp_path / "scontrol.json").exists() == requeued
     if requeued:
         assert json.loads((tmp_path / "scontrol.json").read_text())[1] == ["requeue", "7"]

@@ -172,7 +172,7 @@ def main():
     parser.add_argument("--output", type=Path, default=RESULTS / "input_pipeline.csv")
     arguments = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's flags
-    rows = []
+    rows, machine = [], facts()
     for case, read in itertools.product(arguments.cases.split(","), arguments.reads.split(",")):
         size, crop = CASES[case]
         if arguments.profile:
@@ -194,7 +194,6 @@ def main():
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         del sides
     if rows:
-        machine = facts()
         versions = {"torch": torch.__version__, "torchvision": library("torchvision").__version__}
         write_rows(arguments.output, [{**row, **machine, **versions} for row in rows])
 

@@ -89,6 +89,7 @@ def unet(num_classes, width=32, depth=4):
 def recurrent_unet(num_classes):
     """The same with a ConvGRU at strides 8 and 16, for the frames of clips, which lie side by side in the batch."""
     nn, network = torch.nn, unet(num_classes)
+    network.frames = FRAMES
 
     class ConvGRU(nn.Module):
         def __init__(self, channels):
@@ -98,7 +99,7 @@ def recurrent_unet(num_classes):
             self.candidate = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
 
         def forward(self, x):
-            driven = self.of_input(x).unflatten(0, (-1, FRAMES)).unbind(1)
+            driven = self.of_input(x).unflatten(0, (-1, network.frames)).unbind(1)
             hidden, states = 0 * driven[0].chunk(3, 1)[0], []
             for update, reset, new in (each.chunk(3, 1) for each in driven):
                 of_update, of_reset = self.gates(hidden).chunk(2, 1)

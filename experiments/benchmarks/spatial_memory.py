@@ -72,6 +72,7 @@ def inference(model, mesh):
 
 
 def main():
+    machine = facts()  # before the run, during which a commit may change
     rows, figure = [], plt.figure(figsize=(7.5, 3.5), layout="constrained")
     panels = dict(zip(SIDES, figure.subplots(1, 2), strict=True))
     for name, fields in MODELS.items():
@@ -95,7 +96,7 @@ def main():
                     "largest_permute_KiB": f"{max(exchanged['collective-permute']):.1f}",
                     "largest_gather_KiB": f"{max(exchanged['all-gather'] + exchanged['all-to-all']):.1f}",
                 }
-                rows.append(row | facts())
+                rows.append(row | machine)
                 print(row, flush=True)
                 write_rows(RESULTS / "spatial_memory.csv", rows)
             panels[kind].plot(DEVICES, found, "o-", label=name)

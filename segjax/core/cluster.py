@@ -80,6 +80,7 @@ export SEGJAX_PAUSED_STATUS={PAUSED}
 
 {launch} setup || exit # once, before {shlex.quote(command[0])} does so in every task
 status=0
+[ -z "${{SLURM_CPUS_PER_TASK:-}}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun does not take it over
 srun {launch} {shlex.join(command)} || status=$?
 
 # The time is nearly over, or another job goes first: the state is saved. (A job that scancel ends is not RUNNING.)

@@ -34,7 +34,10 @@ def run(main: Callable[[], None], *, required: Sequence[str] = (), expected: tup
         if "workdir" in flags.FLAGS and flags.FLAGS.workdir:  # a shell leaves the ~ of --workdir=~/x
             flags.FLAGS.workdir = os.path.expanduser(flags.FLAGS.workdir)
         quiet_libraries()
-        initialize_processes()
+        try:
+            initialize_processes()
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         liveness.watch(_what_to_do)
         use_compilation_cache()
         try:

@@ -34,9 +34,13 @@ MIN_FSDP_SIZE = 2**14
 def initialize_processes() -> None:
     """Join the other processes of this run, where there are any; does nothing for a single process.
 
-    `launch.sh --processes N` sets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Under SLURM,
-    Open MPI, Kubernetes and on Cloud TPU, `jax.distributed.initialize` finds the same facts by itself; where
-    this function does not see that there are several, SEGJAX_DISTRIBUTED=1 tells it.
+    `launch.sh --processes N` and its JobSet for Kubernetes set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID. Under SLURM, Open MPI and on Cloud TPU, `jax.distributed.initialize` finds the same facts by itself;
+    where this function does not see that there are several, SEGJAX_DISTRIBUTED=1 tells it.
+
+    Raises:
+      ValueError: one of the three is missing, or all are in an indexed Job of Kubernetes, whose pods would each train
+        alone, in one workdir; SEGJAX_DISTRIBUTED=0 says that this is meant.
     """
     environment = os.environ
     if "JAX_NUM_PROCESSES" in environment:
@@ -55,9 +59,14 @@ def initialize_processes() -> None:
         or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
         or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-        or ("KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment)
     ):
         jax.distributed.initialize(heartbeat_timeout_seconds=COORDINATOR_TIMEOUT)
+    elif "JOB_COMPLETION_INDEX" in environment and environment.get("SEGJAX_DISTRIBUTED") != "0":
+        raise ValueError(
+            "a pod of an indexed Job must be told of the others by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"
+            " JAX_PROCESS_ID, as in what launch.sh --jobset prints; received none of them. SEGJAX_DISTRIBUTED=0 lets"
+            " each pod run alone"
+        )
 
 
 def is_main_process() -> bool:

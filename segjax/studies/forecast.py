@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ class DeviceKind(NamedTuple):
 
     Attributes:
       memory: GiB.
-      bfloat16, float32: TFLOP/s of dense matrix products (float32 without TF32), None where it has or states none.
+      bfloat16, float32: TFLOP/s of dense matrix products, None where it has or states none. A product of float32 is in
+        TF32 where the card has that, since XLA takes it where no precision is asked for.
       bandwidth: of its memory, GB/s.
       link: GB/s that it sends to others of its machine, None where that depends on the machine.
     """
@@ -28,16 +30,19 @@ class DeviceKind(NamedTuple):
     link: float | None = None
 
 
+GPU_SHARE = 0.75
+"""Of a GPU's memory, what JAX takes where XLA_CLIENT_MEM_FRACTION is not set (docs.jax.dev, GPU memory allocation)."""
+
 # NVIDIA's data sheets (without sparsity; L4 and H100 state rates with it, which are halved here) and its architecture
 # white papers; cloud.google.com/tpu/docs, a chip being one device.
 DEVICE_KINDS = {
-    "h100": DeviceKind(80, 989.4, 66.9, 3350, 450),  # SXM5
-    "h200": DeviceKind(141, 989.4, 66.9, 4800, 450),  # SXM5
-    "a100-40": DeviceKind(40, 312, 19.5, 1555, 300),  # SXM4
-    "a100-80": DeviceKind(80, 312, 19.5, 2039, 300),  # SXM4
+    "h100": DeviceKind(80, 989.4, 494.7, 3350, 450),  # SXM5
+    "h200": DeviceKind(141, 989.4, 494.7, 4800, 450),  # SXM5
+    "a100-40": DeviceKind(40, 312, 156, 1555, 300),  # SXM4
+    "a100-80": DeviceKind(80, 312, 156, 2039, 300),  # SXM4
     "v100-16": DeviceKind(16, None, 15.7, 900, 150),  # SXM2
     "v100-32": DeviceKind(32, None, 15.7, 900, 150),  # SXM2
-    "l4": DeviceKind(24, 121, 30.3, 300),
+    "l4": DeviceKind(24, 121, 60, 300),
     "t4": DeviceKind(16, None, 8.1, 320),
     "rtx4090": DeviceKind(24, 165.2, 82.6, 1008),
     "tpu-v4": DeviceKind(32, 275, None, 1228),
@@ -124,6 +129,18 @@ def exchanged(collectives: Sequence[Collective]) -> list[Exchanged]:
             exact=row.exact and each.exact,
         )
     return sorted(rows.values(), key=lambda row: -row.sent)
+
+
+def usable_memory(kind: str) -> float:
+    """GiB of one device that a program of JAX can have: all of a TPU's, of a GPU's a share.
+
+    The share is that of XLA_CLIENT_MEM_FRACTION, or XLA_PYTHON_CLIENT_MEM_FRACTION, else GPU_SHARE.
+    """
+    memory = DEVICE_KINDS[kind].memory
+    if kind.startswith("tpu"):
+        return memory
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    return memory * float(next((os.environ[name] for name in names if os.environ.get(name)), GPU_SHARE))
 
 
 def least_seconds(forecast: Forecast, kind: DeviceKind) -> dict[str, float]:

@@ -10,23 +10,28 @@ import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL
 
+INSTALL = "./launch.sh test tests/test_imports.py installs the CPU's builds of all that the networks here need"
+
 
 def load_get_network(path: Path) -> Callable[[Mapping[str, Any], int], Any]:
     """`get_network(model_config, num_classes) -> torch.nn.Module` of a file.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: PyTorch is not installed, or the file has no get_network.
+      ValueError: PyTorch, or what else the file imports, is not installed, or it has no get_network.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"--pytorch_networks must be a file with get_network(model_config, num_classes); there is no {path}"
         )
     if importlib.util.find_spec("torch") is None:
-        raise ValueError("--against pytorch needs PyTorch, which is not installed: pip install torch")
+        raise ValueError(f"--against pytorch needs PyTorch, which is not installed; {INSTALL}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise ValueError(f"{path} needs what is not installed ({error}); {INSTALL}") from error
     if not hasattr(module, "get_network"):
         raise ValueError(f"{path} must have get_network(model_config, num_classes) -> torch.nn.Module; it has none")
     return module.get_network
@@ -85,6 +90,10 @@ def build_run(
     label = torch.from_numpy(label).to(device)
     network = network.to(device).to(memory_format=torch.channels_last)
     network.train(mode == "train")
+    if mode == "infer" and hasattr(network, "aux_classifier"):
+        network.aux_classifier = None  # torchvision's would be computed for nothing
+    if batch["label"].ndim == 4:
+        network.frames = batch["label"].shape[1]
     optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum)
     forward = torch.compile(network) if compiled else network
     cast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")

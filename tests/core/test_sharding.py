@@ -151,3 +151,15 @@ def test_half_set_process_environment_is_refused(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ValueError, match="JAX_PROCESS_ID"):
         sharding.initialize_processes()
+
+
+def test_a_pod_that_knows_no_others_is_refused(monkeypatch):
+    for name in ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    monkeypatch.delenv("SEGJAX_DISTRIBUTED", raising=False)
+    with pytest.raises(ValueError, match="a pod of an indexed Job must be told of the others"):
+        sharding.initialize_processes()
+    monkeypatch.setenv("SEGJAX_DISTRIBUTED", "0")
+    sharding.initialize_processes()
+    assert jax.process_count() == 1

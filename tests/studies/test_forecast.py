@@ -7,7 +7,16 @@ import pytest
 from rich.console import Console
 
 from segjax.core.program import Collective
-from segjax.studies.forecast import DEVICE_KINDS, Forecast, advice, exchanged, least_seconds, size_text, tables
+from segjax.studies.forecast import (
+    DEVICE_KINDS,
+    Forecast,
+    advice,
+    exchanged,
+    least_seconds,
+    size_text,
+    tables,
+    usable_memory,
+)
 
 MIB = 2**20
 
@@ -51,8 +60,20 @@ def test_the_least_time_of_a_step():
     assert bounds["operations"] == pytest.approx(1.0)
     assert bounds["memory"] == pytest.approx(2 * 30 * MIB / 3350e9)
     assert bounds["links"] == pytest.approx((1680 + 1400) / 450e9)
-    assert least_seconds(forecast_of(dtype="float32"), kind)["operations"] == pytest.approx(989.4 / 66.9)
+    assert least_seconds(forecast_of(dtype="float32"), kind)["operations"] == pytest.approx(
+        2.0
+    )  # TF32 runs at half of bfloat16's rate
     assert set(least_seconds(forecast_of(), DEVICE_KINDS["t4"])) == {"memory"}  # it has no bfloat16
+
+
+def test_of_a_gpus_memory_jax_takes_a_share(monkeypatch):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    assert usable_memory("h100") == 60 and usable_memory("tpu-v4") == 32
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".5")
+    assert usable_memory("rtx4090") == 12
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.9")
+    assert usable_memory("h100") == pytest.approx(72) and usable_memory("tpu-v4") == 32
 
 
 def test_a_step_that_fits_needs_no_advice():
