@@ -3,10 +3,10 @@
 Paper: Cubuk et al. 2020 (RandAugment), Yun et al. 2019 (CutMix), Olsson et al. 2021 (ClassMix), Simard et al. 2003
 (elastic deformation); none of their scores is of this network, so none stands beside the rows.
 Command: python -m segjax.ablate --config experiments/ablations/augmentations.py --workdir DIR
-  variants: "small" (240x180 pixels, a U-Net of width 12, 300 steps) and "full" (480x360, 20,000 steps). CamVid is read
+  variants: "small" (240x180 pixels, width 12, 300 steps of 2 crops) and "full" (480x360, 20,000 steps). CamVid is read
   from --set data.dir=FOLDER or --set data.manual_dir=FOLDER, see segjax/data/sets/camvid.py.
 Time and score: not run yet. What augmentation is worth shows where a network sees each image often, as in "full"; 300
-steps of 4 crops are 3 epochs.
+steps of 2 crops are 1.6 epochs.
 
 Crops at a random place are in all rows, so that all steps have one size.
 """
@@ -23,6 +23,7 @@ def get_study(variant: str = "small") -> Study:
     config = unet.get_config("full") if full else short(unet.get_config("half"))
     if not full:
         config.model.width = 12
+        config.data.batch_size = 2
     config.data.augment.update(scale=(1.0, 1.0), flip_horizontal=0.0, photometric=0.0)
     return Study(
         title="Augmentation",
