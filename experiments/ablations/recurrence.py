@@ -6,7 +6,8 @@ detection: another score of another task, so it does not stand beside the rows.
 Command: python -m segjax.ablate --config experiments/ablations/recurrence.py --workdir DIR
   variants: "small" (a U-Net on digit_clips; with --set init.path=IMAGES all rows go on from one workdir of
   experiments/digit_scenes/unet.py, as in experiments/digit_clips) and "full" (FCN-8s on DAVIS 2016, scored by J&F).
-Time and score: not run yet.
+Time and score: "small" 12 runs of 5 minutes on a CPU core, experiments/results/ablations/recurrence.md: ConvGRU without
+memory has 0.3 points of mIoU less, significant; neither ConvLSTM nor no cell differs so. "full" not run yet.
 """
 
 from ml_collections import ConfigDict
