@@ -33,10 +33,10 @@ FCN_WIDTH = 16
 """Of VGG16 in experiments/digit_scenes/fcn.py."""
 
 
-def begin_as_fcn(config: ConfigDict) -> None:
-    """VGG16 may begin as that of experiments/digit_scenes/fcn.py, of FCN_WIDTH, where the papers' begins as ImageNet's.
+def begin_with_backbone(config: ConfigDict) -> None:
+    """The backbone may begin as another network's on digit_scenes, where the papers' begins as ImageNet's.
 
-    `--set init.path=WORKDIR` says where that was trained; what is not VGG16 starts anew.
+    `--set init.path=WORKDIR` says where that was trained; what is not the backbone starts anew.
     """
     config.init.allow_missing = config.init.allow_unused = "^params/(?!backbone/)"
 

@@ -16,7 +16,7 @@ the one behind the numbers here. A row with the CRF trains its network anew, to 
 layers of MSc to a trained network and trains them alone; here all is trained from the start.
 """
 
-from experiments.ablations.common import FCN_WIDTH, begin_as_fcn, is_full, short, voc2012_config
+from experiments.ablations.common import FCN_WIDTH, begin_with_backbone, is_full, short, voc2012_config
 from experiments.digit_scenes import deeplab_v1
 from segjax.core.config import finish
 from segjax.studies.study import Axis, Published, Study
@@ -42,7 +42,7 @@ def get_study(variant: str = "small") -> Study:
         config.model.update(name="deeplab_v1", width=64, batch_norm=True, dropout=0.5)
     else:
         config.model.width = FCN_WIDTH
-        begin_as_fcn(config)
+        begin_with_backbone(config)
     config.model.update(fc6_kernel=3, fc6_dilation=12, fc_channels=1024 if full else 128, msc_channels=0)
     values, published = {}, {}
     protocol = (

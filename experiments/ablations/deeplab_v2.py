@@ -13,7 +13,7 @@ loses 4 to 7, since it wipes thin digits out. "full" not run yet.
 A row with the CRF trains its network anew, to the same weights.
 """
 
-from experiments.ablations.common import FCN_WIDTH, begin_as_fcn, is_full, short, voc2012_config
+from experiments.ablations.common import FCN_WIDTH, begin_with_backbone, is_full, short, voc2012_config
 from experiments.digit_scenes import deeplab_v2
 from segjax.core.config import finish
 from segjax.studies.study import Axis, Published, Study
@@ -41,7 +41,7 @@ def get_study(variant: str = "small") -> Study:
     )
     config.loss.auxiliary = 1.0
     if not full:
-        begin_as_fcn(config)
+        begin_with_backbone(config)
     protocol = "VOC 2012 val; VGG16 from ImageNet without batch normalisation"
     protocol += "" if full else "; ours are on digit_scenes, narrow, VGG16 from init.path"
     values, published = {}, {}

@@ -2,14 +2,16 @@
 
 Paper: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017, tables 5 and 6.
 Command: python -m segjax.ablate --config experiments/ablations/deeplab_v3.py --workdir DIR
-  variants: "small" (digit_scenes, ResNet-50 of a quarter of the width, about a quarter of the rates) and "full" (VOC
-  2012, ResNet-101: --set init.path=FILE --set init.source=torchvision with ImageNet's weights).
+  variants: "small" (digit_scenes, ResNet-34 of a quarter of the width, about a quarter of the rates; with --set
+  init.path=WORKDIR it begins as that of experiments/digit_scenes/unet_resnet.py, which was trained with
+  --config.model.backbone=resnet34 --config.model.width=16) and "full" (VOC 2012, ResNet-101: --set init.path=FILE
+  --set init.source=torchvision with ImageNet's weights).
 Time and score: not run yet.
 
 The paper's network of output stride 8 is the one of 16, evaluated at 8; here it is trained at 8.
 """
 
-from experiments.ablations.common import is_full, short, voc2012_config
+from experiments.ablations.common import begin_with_backbone, is_full, short, voc2012_config
 from experiments.digit_scenes import deeplab_v3
 from segjax.core.config import finish
 from segjax.studies.study import Axis, Published, Study
@@ -41,7 +43,7 @@ def get_study(variant: str = "small") -> Study:
         config.training.steps = 30_000
     config.model.update(
         name="deeplab_v3",
-        backbone="resnet101" if full else "resnet50",
+        backbone="resnet101" if full else "resnet34",
         width=64 if full else 16,
         features=256 if full else 64,
         output_stride=16,
@@ -53,6 +55,8 @@ def get_study(variant: str = "small") -> Study:
         auxiliary=False,
         dropout=0.0,
     )
+    if not full:
+        begin_with_backbone(config)
     last = {"model.multi_grid": (1, 2, 4)}
     pooled = {**last, "model.image_pooling": True}
     values = {
@@ -64,7 +68,7 @@ def get_study(variant: str = "small") -> Study:
         "MG-1-2-4+pooling+OS8": {**pooled, "model.output_stride": 8, "model.rates": tuple(2 * rate for rate in rates)},
     }
     protocol = "VOC 2012 val; from ImageNet" + (
-        "" if full else "; ours are on digit_scenes, narrow, from random weights"
+        "" if full else "; ours are on digit_scenes, narrow, ResNet-34 from init.path"
     )
     published = {name: Published(score, "Chen et al. 2017, table 5", protocol) for name, score in SCORES.items()}
     published["MG-1-2-4+pooling+OS8"] = Published(
