@@ -38,7 +38,7 @@ def begin_with_backbone(config: ConfigDict) -> None:
 
     `--set init.path=WORKDIR` says where that was trained; what is not the backbone starts anew.
     """
-    config.init.allow_missing = config.init.allow_unused = "^params/(?!backbone/)"
+    config.init.allow_missing = config.init.allow_unused = r"^\w+/(?!backbone/)"
 
 
 def voc2012_config() -> ConfigDict:
