@@ -136,19 +136,19 @@ def is_locked(workdir: Path) -> bool:
     return False
 
 
+def run_status(row: Row, seed: int, base: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Of a run in a study's folder: row, seed, state (finished, failed, missing), and `error` where it failed."""
+    folder = Path(workdir) / row.name / str(seed)
+    found = {"row": row.name, "seed": seed}
+    if is_finished(folder, row.changes.get("training.steps", base.training.steps)):
+        return {**found, "state": "finished"}
+    failure = read_json(folder / "failure.json")
+    return {**found, "state": "failed", "error": failure["error"]} if failure else {**found, "state": "missing"}
+
+
 def status(study: Study, workdir: Path) -> list[dict[str, Any]]:
-    """For study-status.json, of every run of the study: row, seed, state (finished, failed, missing) and `error`."""
-    entries = []
-    for row in study_lib.rows(study):
-        for seed in study.seeds:
-            folder = Path(workdir) / row.name / str(seed)
-            failure = read_json(folder / "failure.json")
-            if is_finished(folder, row.changes.get("training.steps", study.base.training.steps)):
-                found = {"state": "finished"}
-            else:
-                found = {"state": "failed", "error": failure["error"]} if failure else {"state": "missing"}
-            entries.append({"row": row.name, "seed": seed, **found})
-    return entries
+    """For study-status.json: `run_status` of every run."""
+    return [run_status(row, seed, study.base, workdir) for row in study_lib.rows(study) for seed in study.seeds]
 
 
 def estimate(run: Run, costs: Mapping[str, Cost], summaries: Mapping[tuple[str, int], Mapping], rate: float):

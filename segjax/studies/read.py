@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from segjax.core import config as config_lib
 from segjax.core.logger import read_json, read_metrics
 from segjax.evaluation.protocol import Protocol
-from segjax.studies.plan import is_finished
+from segjax.studies.plan import run_status
 from segjax.studies.statistics import ImageCounts
 from segjax.studies.study import Published, Row
 
@@ -98,13 +98,11 @@ def read_study(workdir: str | Path) -> StudyResults:
     base = config_lib.from_json(json.dumps(study["base"]))
     for row in rows:
         for seed in study["seeds"]:
-            folder = workdir / row.name / str(seed)
-            if is_finished(folder, row.changes.get("training.steps", base.training.steps)):
-                runs[row.name, seed] = read_run(folder, row.name, seed)
+            found = run_status(row, seed, base, workdir)
+            if found["state"] == "finished":
+                runs[row.name, seed] = read_run(workdir / row.name / str(seed), row.name, seed)
             else:
-                failure = read_json(folder / "failure.json")
-                state = {"state": "failed", "error": failure["error"]} if failure else {"state": "missing", "error": ""}
-                unfinished.append({"row": row.name, "seed": seed, **state})
+                unfinished.append({"error": "", **found})
     first = next(iter(runs.values()), None)
     for run in runs.values():
         one, other = (Protocol.from_dict(each.evaluation["protocol"]) for each in (first, run))
