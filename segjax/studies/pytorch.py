@@ -90,8 +90,8 @@ def build_run(
     label = torch.from_numpy(label).to(device)
     network = network.to(device).to(memory_format=torch.channels_last)
     network.train(mode == "train")
-    if mode == "infer" and hasattr(network, "aux_classifier"):
-        network.aux_classifier = None  # torchvision's would be computed for nothing
+    if mode == "infer" and type(network).__module__.startswith("torchvision."):
+        network.aux_classifier = None  # where it has one, it would be computed for nothing
     if batch["label"].ndim == 4:
         network.frames = batch["label"].shape[1]
     optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum)

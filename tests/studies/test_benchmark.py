@@ -188,6 +188,23 @@ def test_a_step_of_pytorch_is_sgd_on_cross_entropy_of_the_labelled_pixels():
     assert network.training
 
 
+def test_torchvisions_auxiliary_head_rests_in_inference_and_those_of_others_stay():
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks.pytorch_networks import get_network
+    from tests.references.pspnet import PSPNet
+
+    batch = {"image": np.zeros((2, 33, 33, 3), np.float32), "label": np.zeros((2, 33, 33), np.uint8)}
+    options = dict(platform="cpu", dtype="float32", compiled=False, auxiliary_weight=0.4, learning_rate=0.1)
+    fields = dict(name="fcn_resnet", backbone="resnet50", auxiliary=True)
+    for mode, heads in (("train", {"out", "aux"}), ("infer", {"out"})):
+        network = get_network(fields, 3)
+        pytorch.build_run(network, batch, mode=mode, momentum=0.9, **options)(1)
+        assert set(network(torch.zeros(2, 3, 33, 33))) == heads
+    network = PSPNet(3)
+    pytorch.build_run(network, batch, mode="infer", momentum=0.9, **options)(1)
+    assert network.aux_classifier is not None
+
+
 def test_networks_of_pytorch_are_found_by_the_fields_of_ours():
     pytest.importorskip("torch")
     from experiments.benchmarks.pytorch_networks import get_network
