@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -20,6 +21,23 @@ flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl's flags
 def pytest_collection_modifyitems(items):
     """Files with tests of whole processes take longest and go first, so that no worker ends long before another."""
     items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
+def seed_torch():
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seeded_module():
+    """What a module's references draw in PyTorch is the same whatever ran before."""
+    seed_torch()
+
+
+@pytest.fixture(autouse=True)
+def seeded(seeded_module):
+    """What a test's references draw in PyTorch is the same whatever ran before."""
+    seed_torch()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ __all__ = ["assert_close", "converted", "fast_jit", "library", "nchw", "nested",
 
 torch = pytest.importorskip("torch", reason="a reference in PyTorch: see tests/references/requirements.txt")
 torch.set_num_threads(2)
+torch.manual_seed(0)  # as before each test, in conftest.py
 
 COMPILED_OPERATORS = (
     "nms qnms roi_align qroi_align _roi_align_backward roi_pool _roi_pool_backward ps_roi_align _ps_roi_align_backward"
