@@ -2,17 +2,17 @@
 
 Paper: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017, tables 5 and 6.
 Command: python -m segjax.ablate --config experiments/ablations/deeplab_v3.py --workdir DIR
-  variants: "small" (digit_scenes, ResNet-34 of a quarter of the width, about a quarter of the rates; with --set
-  init.path=WORKDIR it begins as that of experiments/digit_scenes/unet_resnet.py, which was trained with
-  --config.model.backbone=resnet34 --config.model.width=16) and "full" (VOC 2012, ResNet-101: --set init.path=FILE
-  --set init.source=torchvision with ImageNet's weights).
+  variants: "small" (CamVid at 240x180 pixels, ResNet-34 of a quarter of the width from random weights, a third of the
+  rates, as its crops of 160 pixels are about a third of the paper's 513; CamVid is read from --set
+  data.dir=FOLDER or --set data.manual_dir=FOLDER, see segjax/data/sets/camvid.py) and "full" (VOC 2012, ResNet-101:
+  --set init.path=FILE --set init.source=torchvision with ImageNet's weights).
 Time and score: not run yet.
 
 The paper's network of output stride 8 is the one of 16, evaluated at 8; here it is trained at 8.
 """
 
-from experiments.ablations.common import begin_with_backbone, is_full, short, voc2012_config
-from experiments.digit_scenes import deeplab_v3
+from experiments.ablations.common import is_full, short, voc2012_config
+from experiments.camvid import deeplab_v3
 from segjax.core.config import finish
 from segjax.studies.study import Axis, Published, Study
 
@@ -29,8 +29,8 @@ SCORES = {
 def get_study(variant: str = "small") -> Study:
     """Variants are those of VARIANTS in common.py."""
     full = is_full(variant)
-    rates, fourth = ((6, 12, 18), 24) if full else ((2, 3, 5), 6)
-    config = voc2012_config() if full else short(deeplab_v3.get_config())
+    rates, fourth = ((6, 12, 18), 24) if full else ((2, 4, 6), 8)
+    config = voc2012_config() if full else short(deeplab_v3.get_config("half"))
     if full:
         # Section 4: crops of 513, batches of 16, 30,000 steps from a rate of 0.007, scales of 0.5 to 2. It gives no
         # weight decay.
@@ -41,6 +41,9 @@ def get_study(variant: str = "small") -> Study:
         config.optimizer.weight_decay = 1e-4
         config.optimizer.rate_factors = ()
         config.training.steps = 30_000
+    else:
+        config.loss.auxiliary = 0.0
+        config.data.augment.update(scale=(1.0, 1.0), photometric=0.0)
     config.model.update(
         name="deeplab_v3",
         backbone="resnet101" if full else "resnet34",
@@ -55,8 +58,6 @@ def get_study(variant: str = "small") -> Study:
         auxiliary=False,
         dropout=0.0,
     )
-    if not full:
-        begin_with_backbone(config)
     last = {"model.multi_grid": (1, 2, 4)}
     pooled = {**last, "model.image_pooling": True}
     values = {
@@ -67,9 +68,7 @@ def get_study(variant: str = "small") -> Study:
         "MG-1-2-4+pooling": pooled,
         "MG-1-2-4+pooling+OS8": {**pooled, "model.output_stride": 8, "model.rates": tuple(2 * rate for rate in rates)},
     }
-    protocol = "VOC 2012 val; from ImageNet" + (
-        "" if full else "; ours are on digit_scenes, narrow, ResNet-34 from init.path"
-    )
+    protocol = "VOC 2012 val; from ImageNet" + ("" if full else "; ours are on CamVid, narrow, from random weights")
     published = {name: Published(score, "Chen et al. 2017, table 5", protocol) for name, score in SCORES.items()}
     published["MG-1-2-4+pooling+OS8"] = Published(
         SCORES["MG-1-2-4+pooling+OS8"], "Chen et al. 2017, table 6", f"{protocol}; trained at 16, evaluated at 8"
