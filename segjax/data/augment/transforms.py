@@ -28,6 +28,8 @@ from segjax.data.augment.border_weight import add_border_weight
 from segjax.data.augment.warp import bilinear, cubic_weights
 
 Example = Mapping[str, Any]
+Part = Sequence[tuple[int, int]]
+"""Of a map the rows (first, one after the last) and the columns."""
 
 OFF: dict[str, Any] = {
     "scale": (1.0, 1.0),
@@ -161,10 +163,17 @@ def apply(
         example = rotate(example, drawn["rotation"], fill)
     if "elastic" in drawn:
         example = deform(example, drawn["elastic"], fill)
-    if "size" in drawn:
+    start = drawn.get("start")
+    if "size" in drawn and start is not None:  # only what is kept is made
+        seen = [
+            (max(0, first), min(first + kept, new))
+            for first, kept, new in zip(map(int, start), crop_size, map(int, drawn["size"]), strict=True)
+        ]
+        example, start = resize(example, drawn["size"], seen), np.minimum(start, 0)
+    elif "size" in drawn:
         example = resize(example, drawn["size"])
-    if "start" in drawn:
-        example = crop(example, drawn["start"], crop_size, fill)
+    if start is not None:
+        example = crop(example, start, crop_size, fill)
     if "flip" in drawn:
         example = flip(example, *drawn["flip"])
     if "photometric" in drawn:
@@ -182,13 +191,13 @@ def random_scale(example: Example, rng: np.random.Generator, *, low: float = 0.5
     return resize(example, parameters.draw_scale(rng, example["label"].shape[-2:], low, high))
 
 
-def resize(example: Example, size: Sequence[int]) -> dict[str, Any]:
-    """Image and label maps at `size` (height, width)."""
+def resize(example: Example, size: Sequence[int], part: Part | None = None) -> dict[str, Any]:
+    """Image and label maps at `size` (height, width), or a part of them."""
     height, width = map(int, size)
     return {
         **example,
-        "image": resize_image(example["image"], (height, width)),
-        **{name: resize_label(array, (height, width)) for name, array in label_maps(example).items()},
+        "image": resize_image(example["image"], (height, width), part),
+        **{name: resize_label(array, (height, width), part) for name, array in label_maps(example).items()},
     }
 
 
@@ -322,29 +331,35 @@ def normalise(
     return {**example, "image": image}
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_image(image: np.ndarray, size: tuple[int, int], part: Part | None = None) -> np.ndarray:
     """Bilinear resizing of [..., H, W, 3], uint8 or float32, to (height, width); the dtype stays.
 
     Half-pixel centres. When shrinking, the triangle is as wide as the step (antialiasing, as in Pillow and
-    `jax.image.resize`).
+    `jax.image.resize`). A part of a uint8 image is that of the whole but for a level here and there.
     """
     if image.shape[-3:-1] == tuple(size):
-        return image
+        return image if part is None else image[..., slice(*part[0]), slice(*part[1]), :]
     if image.ndim > 3:
-        return np.stack([resize_image(frame, size) for frame in image])
+        return np.stack([resize_image(frame, size, part) for frame in image])
     height, width = size
     if image.dtype == np.uint8:
-        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        (top, bottom), (left, right) = part or ((0, height), (0, width))
+        down, along = image.shape[0] / height, image.shape[1] / width
+        box = (left * along, top * down, min(right * along, image.shape[1]), min(bottom * down, image.shape[0]))
+        of_part = Image.fromarray(image).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
+        return np.asarray(of_part)
     channels = [
         np.asarray(Image.fromarray(image[..., c]).resize((width, height), Image.Resampling.BILINEAR)) for c in range(3)
     ]
-    return np.stack(channels, axis=-1)
+    whole = np.stack(channels, axis=-1)
+    return whole if part is None else whole[slice(*part[0]), slice(*part[1])]
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_label(label: np.ndarray, size: tuple[int, int], part: Part | None = None) -> np.ndarray:
     """Nearest-neighbour resizing of [..., H, W] to (height, width), half-pixel centres; the dtype stays."""
     rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(label.shape[-2:], size, strict=True)
+        (2 * np.arange(*seen) + 1) * old // (2 * new)
+        for old, new, seen in zip(label.shape[-2:], size, part or ((0, size[0]), (0, size[1])), strict=True)
     )
     return label.take(rows, axis=-2).take(columns, axis=-1)  # one index with both is six times as slow
 

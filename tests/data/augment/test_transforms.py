@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segjax.core.batch import IGNORE_LABEL
-from segjax.data.augment import transforms
+from segjax.data.augment import parameters, transforms
 from tests.references import transforms as reference
 
 FILL = (110.4, 120.6, 90.0)
@@ -68,6 +68,25 @@ def test_shrinking_equals_the_loop(size):
 def test_resizing_a_label_equals_the_loop(size):
     label = noise((7, 11))["label"]
     np.testing.assert_array_equal(transforms.resize_label(label, size), reference.resize_nearest(label, size))
+
+
+@some
+@given(sizes, sizes, sizes, seeds, dtypes, st.sampled_from([(), (2,)]))
+def test_scale_and_crop_make_only_what_is_kept(size, new, kept, seed, dtype, frames):
+    """Of the image one level may differ, where Pillow rounds a place; of the label nothing."""
+    example = noise(size, seed, dtype, frames)
+    start = parameters.draw_crop(np.random.default_rng(seed), new, kept)
+    found = transforms.apply(example, {"size": new, "start": start}, kept, FILL)
+    expected = transforms.crop(transforms.resize(example, new), start, kept, FILL)
+    assert found["image"].dtype == dtype and found["image"].shape == expected["image"].shape
+    np.testing.assert_array_equal(found["label"], expected["label"])
+    np.testing.assert_allclose(found["image"].astype(int), expected["image"].astype(int), atol=1)
+
+
+def test_few_values_of_a_part_are_not_those_of_the_whole():
+    image, part = noise((90, 120))["image"], ((31, 111), (40, 120))
+    whole = transforms.resize_image(image, (133, 177))[31:111, 40:120]
+    assert (transforms.resize_image(image, (133, 177), part) != whole).mean() < 0.03
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
