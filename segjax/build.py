@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from segjax import convert
 from segjax.core import config as config_lib
 from segjax.core import sharding
-from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
+from segjax.core.batch import IGNORE_LABEL, MEMORY, NO_INSTANCE
 from segjax.data import DATASETS, clips, declared_info, load_dataset, pipeline
 from segjax.data.augment import corruptions, device_stage, transforms
 from segjax.data.dataset import Dataset, DatasetInfo
@@ -169,14 +169,15 @@ def mask_loss(config: ConfigDict, info: DatasetInfo) -> Callable:
         if kind != "classes":  # a group of objects is none of them, and no background either
             group = jnp.isin(label, jnp.array(info.things, jnp.int32)) & (batch["instance"] == NO_INSTANCE)
             label = jnp.where(group, IGNORE_LABEL, label)
-        if kind == "classes":
-            segments = segments_of(label, info.num_classes)
+        queries = output.class_logits[-1].shape[1]
+        if kind == "classes":  # an image has few of many
+            segments = segments_of(label, min(queries, info.num_classes), label if queries < info.num_classes else None)
         elif kind == "instances":
-            segments = segments_of(label, instances, batch["instance"])
+            segments = segments_of(label, min(queries, instances), batch["instance"])
         else:
             thing = batch["instance"] != NO_INSTANCE
-            index = jnp.where(thing, info.num_classes + batch["instance"].astype(jnp.int32), label)
-            segments = segments_of(label, info.num_classes + instances, index)
+            index = jnp.where(thing, IGNORE_LABEL + 1 + batch["instance"].astype(jnp.int32), label)
+            segments = segments_of(label, min(queries, info.num_classes + instances), index)
         return mask_classification(output, segments, key, **options)
 
     return loss_fn
@@ -297,6 +298,10 @@ def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last"
     """
     config = config_lib.load_workdir_config(workdir)
     _, target, _ = state(config, model(config, saved_info(workdir)), mesh)
+    if memory := target.model_state.get(MEMORY):  # is dropped below, and need not fit this mesh
+        copied = sharding.replicated(mesh)
+        memory = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=copied), memory)
+        target = target.replace(model_state={**target.model_state, MEMORY: memory})
     with Checkpointer(workdir, config.checkpoint.keep) as checkpointer:
         steps = checkpointer.all_steps()
         if not steps:

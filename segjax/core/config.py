@@ -139,7 +139,7 @@ def default_config() -> ConfigDict:
                 "ohem_min_kept": 100_000,  # pixels of the global batch
                 "masks": {  # of models that classify masks, as mask2former, whose loss has none of the terms above
                     "segments": "classes",  # what a query is to find: classes, instances, or panoptic: both
-                    "instances": 24,  # of an image at most, where they are segments
+                    "instances": 24,  # of an image at most, where they are segments; the pixels of more are unlabelled
                     "points": 12544,  # at which a mask is compared with its segment
                     "class_weight": 2.0,
                     "mask_weight": 5.0,

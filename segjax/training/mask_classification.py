@@ -40,23 +40,43 @@ class Segments(NamedTuple):
     classes: jax.Array
 
 
+NUMBERS = 512
+"""Segments are numbered below this before `segments_of` counts them through."""
+
+
 def segments_of(label: jax.Array, count: int, index: jax.Array | None = None) -> Segments:
     """Segments from a label.
 
     Args:
       label: integers [N, H, W], classes or IGNORE_LABEL.
       count: K.
-      index: integers [N, H, W], each pixel's segment, 0..K-1, or IGNORE_LABEL for none; the pixels of a segment have
-        one class. None: each class is a segment.
+      index: integers [N, H, W], each pixel's segment, numbers below NUMBERS with any gaps, or IGNORE_LABEL for none;
+        the pixels of a segment have one class. Those that an image has are counted through in order, and where they
+        are more than K, the pixels of the others are unlabelled. None: each class is a segment, of its own number.
     """
     label = label.astype(jnp.int32)
-    index = label if index is None else index.astype(jnp.int32)
     labelled = label != IGNORE_LABEL
+    if index is None:
+        index = label
+    else:
+        index, labelled = _counted_through(index.astype(jnp.int32), labelled, count)
     of_none = -jnp.ones(count, jnp.int32)
     classes = jax.vmap(lambda i, c: of_none.at[i.ravel()].max(c.ravel(), mode="drop"))(
         jnp.where(labelled, index, IGNORE_LABEL), label
     )
     return Segments(index, labelled, classes)
+
+
+def _counted_through(index, labelled, count):
+    """(index 0..K-1 or IGNORE_LABEL, labelled without the segments that are too many)."""
+
+    def of_one(index, labelled):
+        number = jnp.where(labelled, index, IGNORE_LABEL)
+        there = jnp.zeros(NUMBERS, bool).at[number.ravel()].set(True).at[IGNORE_LABEL].set(False)
+        place = jnp.where(there, jnp.cumsum(there) - 1, count)[number]
+        return jnp.where(place < count, place, IGNORE_LABEL), labelled & ((place < count) | (number == IGNORE_LABEL))
+
+    return jax.vmap(of_one)(index, labelled)
 
 
 def mask_classification(

@@ -137,6 +137,30 @@ def test_segments_may_be_instances():
     assert segments_of(jnp.asarray(label), 6).classes.tolist() == [[0, -1, -1, 3, -1, 5]]
 
 
+@pytest.mark.parametrize("count, expected", [(4, [2, 2, 3, 3]), (3, [2, 2, 3]), (1, [2])])
+def test_objects_are_counted_through_and_too_many_are_unlabelled(count, expected):
+    """What a crop has left of many objects: numbers 7, 23, 254 and one above 255."""
+    label = np.array([[[0, 2, 2, 3, 3, IGNORE_LABEL]]], np.uint8)
+    index = np.array([[[IGNORE_LABEL, 7, 23, 254, 300, 23]]])
+    found = segments_of(jnp.asarray(label), count, jnp.asarray(index))
+    assert found.classes.tolist() == [expected]
+    kept = [number if number < count else IGNORE_LABEL for number in range(4)]
+    assert found.index.tolist() == [[[IGNORE_LABEL, *kept, IGNORE_LABEL]]]
+    assert found.labelled.tolist() == [[[True, *(number < count for number in range(4)), False]]]
+
+
+@pytest.mark.parametrize("segments", ["classes", "instances", "panoptic"])
+def test_fewer_queries_than_classes_or_objects_do(case, segments):
+    config = default_config()
+    config.loss.masks.update(segments=segments, points=POINTS, instances=200)
+    info = DatasetInfo("x", tuple(map(str, range(150))), np.zeros((150, 3), np.uint8), None, (0,) * 3, (1,) * 3, ())
+    label = jnp.asarray(case["label"])
+    batch = {"label": label, "instance": jnp.where(label == 4, 40, NO_INSTANCE).astype(jnp.uint8)}
+    classes = jnp.zeros((*case["classes"].shape[:2], 151)) + case["classes"].sum(-1, keepdims=True)
+    loss, _ = build.mask_loss(config, info)(MaskOutput((classes,), (case["masks"],)), batch, jax.random.key(0))
+    assert np.isfinite(loss)
+
+
 def test_points_are_where_a_mask_is_least_certain():
     """A mask that is certain but for the columns around its middle."""
     from_middle = np.arange(32) - 15.5
@@ -204,7 +228,7 @@ def test_too_few_queries_are_an_error(case):
     [
         ("classes", {0: 0, 1: 1, 3: 3}),
         ("instances", {0: 1, 1: 3, 2: 3}),
-        ("panoptic", {0: 0, CLASSES: 1, CLASSES + 1: 3, CLASSES + 2: 3}),
+        ("panoptic", {0: 0, 1: 1, 2: 3, 3: 3}),
     ],
 )
 def test_the_config_says_what_a_segment_is(monkeypatch, segments, expected):
@@ -217,12 +241,13 @@ def test_the_config_says_what_a_segment_is(monkeypatch, segments, expected):
     config.loss.masks.update(segments=segments, instances=6)
     info = DatasetInfo("x", tuple("abcde"), np.zeros((5, 3), np.uint8), None, (0, 0, 0), (1, 1, 1), ("train",))
     loss = build.mask_loss(config, info)
-    loss(None, {"label": jnp.asarray(label), "instance": jnp.asarray(instance)}, None)
+    output = MaskOutput((jnp.zeros((1, 20, CLASSES + 1)),), ())
+    loss(output, {"label": jnp.asarray(label), "instance": jnp.asarray(instance)}, None)
     classes = seen[0].classes[0]
     assert {number: int(value) for number, value in enumerate(classes) if value >= 0} == expected
     if segments != "classes":
         with pytest.raises(ValueError, match="needs a data set with instances"):
-            loss(None, {"label": jnp.asarray(label)}, None)
+            loss(output, {"label": jnp.asarray(label)}, None)
 
 
 @pytest.mark.parametrize("segments", ["classes", "instances", "panoptic"])
@@ -238,7 +263,7 @@ def test_a_group_of_objects_is_a_class_but_no_object(monkeypatch, segments):
         "x", tuple("abcde"), np.zeros((5, 3), np.uint8), None, (0, 0, 0), (1, 1, 1), ("train",), things=(3,)
     )
     batch = {"label": jnp.asarray(label), "instance": jnp.asarray(instance)}
-    build.mask_loss(config, info)(None, batch, None)
-    expected = {"classes": {0: 0, 3: 3}, "instances": {0: 3}, "panoptic": {0: 0, 5: 3}}[segments]
+    build.mask_loss(config, info)(MaskOutput((jnp.zeros((1, 20, CLASSES + 1)),), ()), batch, None)
+    expected = {"classes": {0: 0, 3: 3}, "instances": {0: 3}, "panoptic": {0: 0, 1: 3}}[segments]
     assert {number: int(value) for number, value in enumerate(seen[0].classes[0]) if value >= 0} == expected
     assert seen[0].labelled[0, 0].tolist() == [True, True, *[segments == "classes"] * 2, False]
