@@ -1,9 +1,11 @@
 """From a config to what scores a model or predicts with it: protocol, predictor, evaluator; see `segjax.build`."""
 
 import dataclasses
+import hashlib
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from segjax.build import preprocessing
+from segjax.build import preprocessing, saved_info
 from segjax.core import sharding
 from segjax.core.batch import ATTENTION, IGNORE_LABEL, MEMORY, denormalise
 from segjax.core.config import chosen_corruptions
@@ -76,6 +78,31 @@ def protocol(config: ConfigDict, info: DatasetInfo, split: str) -> Protocol:
     is_plain = not {line.split(":")[0] for line in chosen.differences(plain)} - judged_by
     is_plain = is_plain and not further_scores(config) and not evaluation.corruptions
     return chosen if is_plain else dataclasses.replace(chosen, size_multiple=1)
+
+
+def protocol_of(config: ConfigDict, dataset: Dataset) -> Protocol:
+    """`protocol` of a split that is there; of a folder of one's own it says which examples these are."""
+    chosen = protocol(config, dataset.info, dataset.split)
+    if config.data.name != "folder":
+        return chosen
+    names = "\n".join((*dataset.info.class_names, "", *dataset.ids))
+    return dataclasses.replace(chosen, images=hashlib.sha256(names.encode()).hexdigest()[:8])
+
+
+def as_trained(dataset: Dataset, workdir: str | Path) -> Dataset:
+    """The split with the mean and deviation of a training's data, by which its network sees the images.
+
+    Raises:
+      ValueError: its classes are not those of the training.
+    """
+    found, saved = dataset.info, saved_info(workdir)
+    if tuple(found.class_names) != tuple(saved.class_names):
+        raise ValueError(
+            f"{found.name} must have the classes that the network of {workdir} was trained with:"
+            f" {', '.join(saved.class_names)}; received {', '.join(found.class_names)}. (A folder names them in"
+            " classes.txt, those too that do not occur in its masks)"
+        )
+    return dataclasses.replace(dataset, info=dataclasses.replace(found, mean=saved.mean, std=saved.std))
 
 
 def evaluated_split(config: ConfigDict) -> str:
@@ -276,7 +303,7 @@ def segment_scores(
     return scores
 
 
-def _seen_and_scored(example: Mapping[str, Any], *, area: tuple[int, ...], seen: Mapping[str, Any]) -> dict[str, Any]:
+def seen_and_scored(example: Mapping[str, Any], *, area: tuple[int, ...], seen: Mapping[str, Any]) -> dict[str, Any]:
     """The example as the network sees it; the label without what lies outside of the evaluated area."""
     top, bottom, left, right = area
     label = example["label"]
@@ -297,7 +324,7 @@ def robustness_scores(
     """
     evaluation, seen = config.evaluation, preprocessing(config, dataset.info)
     names, severities = chosen_corruptions(config), tuple(evaluation.corruption_severities)
-    chosen = protocol(config, dataset.info, dataset.split)
+    chosen = protocol_of(config, dataset)
     baseline = None
     if evaluation.corruption_baseline:
         baseline = robustness.read_baseline(evaluation.corruption_baseline, chosen, names, severities)
@@ -313,7 +340,7 @@ def robustness_scores(
     def scores(variables, clean):
         batches = pipeline.evaluation_batches(
             dataset,
-            partial(_seen_and_scored, area=chosen.area, seen=seen),
+            partial(seen_and_scored, area=chosen.area, seen=seen),
             batch_size=evaluation.batch_size,
             size_multiple=chosen.size_multiple,
             process_index=jax.process_index(),
@@ -333,14 +360,14 @@ def _normalised(image, *, mean, std, channel_order):
 
 def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:
     """What scores the model on a split; kwargs go to `Evaluator`."""
-    chosen, seen = protocol(config, dataset.info, dataset.split), preprocessing(config, dataset.info)
+    chosen, seen = protocol_of(config, dataset), preprocessing(config, dataset.info)
     options = {
         "batch_size": config.evaluation.batch_size,
         "size_multiple": chosen.size_multiple,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    normalise = partial(_seen_and_scored, area=chosen.area, seen=seen)
+    normalise = partial(seen_and_scored, area=chosen.area, seen=seen)
     if chosen.clip:
         batches = partial(clips.evaluation_clip_batches, dataset, normalise, window=chosen.clip, **options)
         predict, begin = clip_predictor(module, chosen, seen), partial(empty_memory, module)

@@ -52,6 +52,8 @@ def main() -> None:
     dataset = build.datasets(config, [split])[split]
     if config.data.check and sharding.is_main_process():
         check_dataset({split: dataset})
+    if trained:
+        dataset = build_evaluation.as_trained(dataset, WORKDIR.value)
     model = build.model(config, dataset.info)
     if trained:
         source, variables = WORKDIR.value, build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)

@@ -38,7 +38,6 @@ from segjax.core.validation import validate
 from segjax.crf import choose_filter
 from segjax.crf.post_process import build_refine
 from segjax.data import pipeline
-from segjax.data.augment import transforms
 from segjax.data.dataset import Dataset
 from segjax.evaluation import metrics
 from segjax.training.checkpoint import CheckpointError
@@ -57,17 +56,23 @@ def main() -> None:
     if jax.process_count() > 1:
         raise ValueError(f"the search runs in one process; there are {jax.process_count()}")
     validate(config)
+    if config.data.clip.length:
+        raise ValueError(
+            "the search is over single images; config.data.clip.length must be 0, received"
+            f" {config.data.clip.length}: a network of clips has other probabilities frame by frame"
+        )
     grid = parse_grid({name: flags.FLAGS[name].value for name in CRF_FIELDS})
     output = Path(OUTPUT.value or Path(WORKDIR.value) / "crf.json").expanduser()
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
 
     whole = build.datasets(config, [config.evaluation.split])[config.evaluation.split]
+    whole = build_evaluation.as_trained(whole, WORKDIR.value)
     dataset = some_images(whole, IMAGES.value)
     model = build.model(config, dataset.info)
     variables = build.restored_variables(WORKDIR.value, mesh, CHECKPOINT.value)
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    chosen = build_evaluation.protocol(config, dataset.info, config.evaluation.split)
+    chosen = build_evaluation.protocol_of(config, whole)
     chosen = dataclasses.replace(chosen, crf=None, size_multiple=1)
     options = {
         "iterations": config.evaluation.crf.iterations or 10,
@@ -176,7 +181,7 @@ def predicted(config: ConfigDict, dataset: Dataset, model, chosen, variables, me
     colours = jax.jit(lambda image: denormalise(image, **seen).astype(jnp.uint8))
     batches = pipeline.evaluation_batches(
         dataset,
-        functools.partial(transforms.normalise, **seen),
+        functools.partial(build_evaluation.seen_and_scored, area=chosen.area, seen=seen),
         batch_size=config.evaluation.batch_size,
         size_multiple=chosen.size_multiple,
     )

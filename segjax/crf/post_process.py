@@ -45,7 +45,7 @@ def build_refine(settings: Mapping[str, Any]) -> Callable[[jax.Array, jax.Array]
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:
-    """{iterations, normalization, PARAMETERS} from the JSON that `segjax.tune_crf` wrote.
+    """{iterations, normalization, PARAMETERS, and the filters} from the JSON that `segjax.tune_crf` wrote.
 
     Raises:
       FileNotFoundError, ValueError: it is not there, or is not such a file.
@@ -68,4 +68,5 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
             f"{path} must have sigmas above 0, weights of 0 or more, iterations of at least 1 and a normalization"
             f" among {NORMALIZATIONS}; received {found}"
         )
-    return {"iterations": iterations, **values, "normalization": normalization}
+    filters = {name: found[name] for name in ("bilateral_filter", "spatial_filter") if name in found}
+    return {"iterations": iterations, **values, "normalization": normalization, **filters}

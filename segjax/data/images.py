@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+Image.MAX_IMAGE_PIXELS = 2**29
+"""Above it Pillow warns, and refuses what has twice as many: a scan of 30000x30000 pixels is read."""
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 _STRETCHED_GREY = {"L;2": 85, "L;4": 17}
@@ -43,7 +46,12 @@ def read_image(file: str | os.PathLike | bytes) -> np.ndarray:
       ValueError: it is no image, is truncated, or holds floating-point or 32 bit values; names the file.
     """
     image, _ = _opened(file)
-    image = ImageOps.exif_transpose(image)
+    kind, image = image.format, ImageOps.exif_transpose(image)
+    if image.mode == "I" and kind != "PPM":  # Pillow reads 16 bit PGM so
+        raise ValueError(
+            f"{_name(file)} must have values of 8 or 16 bits; it has 32, whose range is not stated. Save it with 8 or"
+            " 16 bits a channel."
+        )
     if image.mode == "I" or image.mode.startswith("I;16"):
         return np.repeat(_sixteen_to_eight(np.asarray(image), _name(file))[..., None], 3, axis=-1)
     if image.mode == "F":

@@ -176,7 +176,7 @@ def _mean(values: np.ndarray) -> float:
 CALIBRATION_BINS = 15
 """M of Guo et al. 2017, sec. 5."""
 
-CALIBRATION_PIXELS = 2**24
+CALIBRATION_PIXELS = 2**28
 """Pixels that one call of `add_calibration` can take without an overflow of its uint32 sums."""
 
 _CONFIDENCE_UNIT = 65535
@@ -223,21 +223,18 @@ def add_calibration(
     bins = jnp.clip(jnp.ceil(confidence * CALIBRATION_BINS).astype(jnp.int32) - 1, 0, CALIBRATION_BINS - 1)
     bins = jnp.where(label != IGNORE_LABEL, bins, CALIBRATION_BINS)
     units = jnp.round(confidence * _CONFIDENCE_UNIT).astype(jnp.uint32)
-    # In two bytes, since 2^24 pixels of 16 bits each would not fit into 32.
-    columns = jnp.stack(
-        [
-            jnp.ones_like(units),
-            (prediction.astype(jnp.int32) == label).astype(jnp.uint32),
-            units & 255,
-            units >> 8,
-        ]
-    )
-    sums = jax.vmap(
+    # Digit by digit, since the sum of 16 bits of many pixels would not fit into 32: of bytes 2^24 do, of 4 bits 2^28.
+    bits = 8 if label.size <= 2**24 else 4
+    shifts = range(0, 16, bits)
+    digits = [(units >> shift) & (2**bits - 1) for shift in shifts]
+    columns = jnp.stack([jnp.ones_like(units), (prediction.astype(jnp.int32) == label).astype(jnp.uint32), *digits])
+    count, correct, *sums = jax.vmap(
         lambda column: jnp.zeros(CALIBRATION_BINS, jnp.uint32).at[bins.reshape(-1)].add(column, mode="drop")
-    )(columns.reshape(4, -1))
-    low, high = sums[2], sums[3]
-    total = _add(_add(state.confidence, low, jnp.uint32(0)), high << 8, high >> 24)
-    return CalibrationState(add_counts(state.count, sums[0]), add_counts(state.correct, sums[1]), total)
+    )(columns.reshape(len(columns), -1))
+    total = state.confidence
+    for shift, found in zip(shifts, sums, strict=True):
+        total = _add(total, found << shift, found >> (32 - shift) if shift else jnp.uint32(0))
+    return CalibrationState(add_counts(state.count, count), add_counts(state.correct, correct), total)
 
 
 def calibration_bins(state: CalibrationState) -> np.ndarray:

@@ -17,6 +17,8 @@ class Protocol:
     Attributes:
       dataset, split: what was scored.
       num_classes: the classes that the mean is over.
+      images: which they are, where the names of data set and split do not say it, as of a folder of one's own: 8 digits
+        of the SHA-256 of the names of its classes and examples; else "".
       labels: how the values of the files became these classes, where that is not one to one.
       resize: "native", or "HxW" where images and labels were resized when read.
       short_side, long_side: the network sees the image, keeping its ratio, as large as a shorter side of the one and a
@@ -44,6 +46,7 @@ class Protocol:
     dataset: str
     split: str
     num_classes: int
+    images: str = ""
     labels: str = "as in the files"
     resize: str = "native"
     short_side: int = 0
@@ -134,8 +137,8 @@ class Protocol:
         ]
 
 
-METHOD = ("crf", "clip", "corruption")
-"""Facts that belong to a method or a study rather than to a benchmark: ready protocols leave them to the config."""
+METHOD = ("images", "crf", "clip", "corruption")
+"""Facts that belong to one's data, a method or a study rather than to a benchmark: ready protocols have them not."""
 
 _ADE20K = Protocol("ade20k", "val", 150, short_side=512, long_side=2048, size_multiple=1)
 

@@ -39,9 +39,10 @@ def panoptic_map(classes: np.ndarray, masks: np.ndarray, things: Collection[int]
         return predicted, index
     front = (score[kept, None, None] * masks[kept]).argmax(0)
     for place, query in enumerate(kept):
-        mask = masks[query] >= 0.5
-        visible = mask & (front == place)
-        if visible.any() and visible.sum() >= LEAST_VISIBLE * mask.sum():
+        mask, won = masks[query] >= 0.5, front == place
+        visible = mask & won
+        # As the authors count: what a query wins, surely or not, in parts of its own mask.
+        if visible.any() and won.sum() >= LEAST_VISIBLE * mask.sum():
             predicted[visible] = number[query]
             index[visible] = place if number[query] in things else 0
     return predicted, index

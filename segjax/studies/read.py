@@ -15,7 +15,7 @@ from segjax.studies.plan import run_status
 from segjax.studies.statistics import ImageCounts
 from segjax.studies.study import Published, Row
 
-WHAT_IS_SCORED = ("dataset", "split", "num_classes", "labels", "resize", "area", "reduction", "score")
+WHAT_IS_SCORED = ("dataset", "split", "images", "num_classes", "labels", "resize", "area", "reduction", "score")
 """Fields of a protocol in which the runs of a study must agree; in others, as scales or a CRF, its rows may differ."""
 
 

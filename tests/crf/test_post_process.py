@@ -67,6 +67,9 @@ def test_the_file_of_parameters(tmp_path):
     path = tmp_path / "crf.json"
     path.write_text(json.dumps({"crf": SETTINGS, "mIoU": 0.5}))
     assert read_parameters(path) == SETTINGS
+    searched = {**SETTINGS, "bilateral_filter": "exact", "spatial_filter": "window"}
+    path.write_text(json.dumps({"crf": searched}))
+    assert read_parameters(path) == searched
 
 
 @pytest.mark.parametrize(

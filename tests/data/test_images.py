@@ -54,6 +54,22 @@ def test_sixteen_bit_grey_is_divided_by_257():
         assert image.shape == (1, 8, 3)
 
 
+def test_thirty_two_bits_are_refused_and_a_grey_map_of_sixteen_is_none():
+    values = np.array([[0, 128, 255, 65535]])
+    with pytest.raises(ValueError, match="8 or 16 bits; it has 32"):
+        read_image(encoded(Image.fromarray(values.astype(np.int32)), "TIFF"))
+    pgm = b"P5 4 1 65535\n" + values.astype(">u2").tobytes()
+    assert Image.open(io.BytesIO(pgm)).mode == "I"
+    assert read_image(pgm)[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_a_large_scan_is_no_bomb(monkeypatch):
+    assert Image.MAX_IMAGE_PIXELS == 2**29
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(ValueError, match="can't be read as an image"):
+        read_image(encoded(Image.new("L", (3, 3)), "PNG"))
+
+
 def test_transparent_pixels_are_laid_over_white(colour):
     alpha = np.zeros((5, 7, 1), np.uint8)
     alpha[0], alpha[1] = 255, 128

@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import jax
@@ -280,19 +281,19 @@ def test_calibration_of_a_batch_on_eight_devices_is_identical():
     jax.tree.map(np.testing.assert_array_equal, state, of_eight)
 
 
-def test_calibration_sums_are_exact_for_the_largest_batch():
-    """All pixels in one bin at confidence 1: the largest sums there can be, thrice."""
-    shape = (1, 4096, metrics.CALIBRATION_PIXELS // 4096)
+@pytest.mark.parametrize("shape", [(1, 4096, 4096), (1, 4097, 4096)])
+def test_calibration_sums_are_exact_for_large_batches(shape):
+    """All pixels in one bin at confidence 1: the largest sums there can be, of bytes and of 4 bits, thrice."""
     confidence, zeros = jnp.ones(shape), jnp.zeros(shape, jnp.uint8)
     state = metrics.init_calibration()
     for _ in range(3):
         state = metrics.add_calibration(state, confidence, zeros, zeros)
-    pixels = 3 * metrics.CALIBRATION_PIXELS
+    pixels = 3 * math.prod(shape)
     assert metrics.counts(state.count)[-1] == metrics.counts(state.correct)[-1] == pixels
     assert metrics.counts(state.confidence)[-1] == 65535 * pixels
     assert metrics.expected_calibration_error(state) == 0
-    with pytest.raises(ValueError, match="at most 16777216 pixels"):
-        more = jax.ShapeDtypeStruct((1, 4097, shape[2]), jnp.uint8)
+    with pytest.raises(ValueError, match="at most 268435456 pixels"):
+        more = jax.ShapeDtypeStruct((17, *shape[1:]), jnp.uint8)
         jax.eval_shape(metrics.add_calibration, state, more, more, more)
 
 

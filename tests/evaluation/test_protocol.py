@@ -57,6 +57,30 @@ def test_what_an_earlier_version_wrote_has_todays_defaults_and_a_later_ones_is_r
         Protocol.from_dict({"dataset": "a", "split": "b", "moon": 1})
 
 
+def test_two_folders_are_two_protocols():
+    mine = config()
+    mine.data.name = "folder"
+    folder = Dataset(info("folder", 3), "val", [None] * 2, ["a", "b"])
+    made = build_evaluation.protocol_of(mine, folder)
+    assert made.images and build_evaluation.protocol_of(mine, dataclasses.replace(folder)) == made
+    renamed = dataclasses.replace(folder.info, class_names=("0", "1", "car"))
+    for other in (dataclasses.replace(folder, ids=["a", "c"]), dataclasses.replace(folder, info=renamed)):
+        (line,) = made.differences(build_evaluation.protocol_of(mine, other))
+        assert line.startswith(f"images: {made.images} | ")
+    camvid = Dataset(info(), "test", [None], ["a"])
+    assert build_evaluation.protocol_of(config(protocol="camvid_11"), camvid).images == ""
+
+
+def test_a_network_sees_other_data_as_it_saw_its_own(tmp_path):
+    trained_on = dataclasses.replace(info("folder", 2), mean=(10.0, 20.0, 30.0), std=(4.0, 5.0, 6.0))
+    write_json(tmp_path / "dataset.json", trained_on.to_dict())
+    other = dataclasses.replace(info("elsewhere", 2), mean=(200.0,) * 3)
+    seen = build_evaluation.as_trained(Dataset(other, "test", [None], ["a"]), tmp_path).info
+    assert (seen.name, seen.mean, seen.std) == ("elsewhere", (10.0, 20.0, 30.0), (4.0, 5.0, 6.0))
+    with pytest.raises(ValueError, match=r"must have the classes .*: 0, 1; received 0, 1, 2\. .*classes.txt"):
+        build_evaluation.as_trained(Dataset(info("folder", 3), "test", [None], ["a"]), tmp_path)
+
+
 def test_a_ready_protocol_needs_nothing_but_its_name_and_its_data():
     chosen = config(protocol="camvid_11")
     assert build_evaluation.evaluated_split(chosen) == "test"

@@ -42,6 +42,13 @@ def test_doubtful_queries_and_hidden_masks_are_left_out():
     assert (predicted == IGNORE_LABEL).all() and not index.any()
 
 
+def test_what_is_won_below_one_half_counts_for_being_visible():
+    """The authors' panoptic_inference: the pixels that a query wins, in parts of those of its mask."""
+    first, second = [0.9] * 7 + [0.6] * 3 + [0.4] * 5, [0.1] * 7 + [0.9] * 3 + [0.1] * 5
+    predicted, _ = segments.panoptic_map(sure_of([2, 3]), np.array([[first], [second]], np.float32), THINGS)
+    assert predicted.tolist() == [[*[2] * 7, *[3] * 3, *[IGNORE_LABEL] * 5]]  # 7 of 10 surely, 12 in all
+
+
 def test_detections_are_pairs_of_query_and_thing():
     classes = np.array([[0.1, 0.2, 0.4, 0.3, 0.0], [0.9, 0.0, 0.05, 0.05, 0.0]], np.float32)
     found, numbers, scores = segments.detections(classes, masks_of("11..", "..1.", inside=0.8), THINGS)

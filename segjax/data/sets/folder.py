@@ -83,6 +83,7 @@ def load(
         class_names=class_names,
         palette=_palette(list(masks.values())[:1], len(class_names)),
         ignore_label=IGNORE_LABEL if ignore_label is None else ignore_label,
+        labels="as in the files" if ignore_label is None else f"as in the files, {ignore_label} is unlabelled too",
         mean=mean,
         std=std,
         splits=tuple(splits),
