@@ -35,7 +35,7 @@ from segjax.training.loop import NonFiniteError, Preempted, SigtermFlag, fit
 from segjax.training.state import count_parameters, params_sha256
 from segjax.training.step import jit_train_step
 from segjax.training.weights import save_weights
-from segjax.training.workdir import environment, peak_memory_bytes, prepare_workdir, write_init_report
+from segjax.training.workdir import check_config, environment, peak_memory_bytes, write_identity, write_init_report
 
 
 def main(terminated: Callable[[int], bool]) -> None:
@@ -52,7 +52,7 @@ def main(terminated: Callable[[int], bool]) -> None:
     sharding.check_batch_size("config.data.batch_size", batch_size, mesh, config.training.accumulate)
     sharding.check_batch_size("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
     sharding.check_rows("config.data.crop_size", config.data.crop_size[0], mesh)
-    prepare_workdir(workdir, config)
+    check_config(workdir, config)
     facts = environment(mesh.size)  # now, since the checkout may change while this runs
 
     datasets = build.datasets(config, [train_split, split])
@@ -60,8 +60,6 @@ def main(terminated: Callable[[int], bool]) -> None:
         check_dataset(datasets)
     sharding.wait_for_all("the data is checked")
     train, info = build.cached_dataset(config, datasets[train_split]), datasets[train_split].info
-    if sharding.is_main_process():
-        write_json(workdir / "dataset.json", info.to_dict())
     batches = build.training_batches(config, train)
     model = build.model(config, info)
     init, shapes, shardings = build.state(config, model, mesh)
@@ -75,6 +73,7 @@ def main(terminated: Callable[[int], bool]) -> None:
                 f"config.training.steps must be at least {start}, the step of the newest checkpoint in {workdir};"
                 f" received {steps}. Take another --workdir to train anew"
             )
+        write_identity(workdir, config, info)
         reports = []
         state = init(reports.append) if state is None else state
         began = time.monotonic() - meta.get("seconds", 0.0)

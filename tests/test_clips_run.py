@@ -6,7 +6,11 @@ import shutil
 import numpy as np
 from PIL import Image
 
+from segjax import build
+from segjax.core import sharding
+from segjax.core.batch import MEMORY
 from segjax.data.sets import digit_clips
+from segjax.training.state import params_sha256
 from tests.process import run, summary
 
 
@@ -59,6 +63,10 @@ def test_states_are_carried_saved_and_restored_and_a_clip_becomes_a_video(tmp_pa
     shutil.rmtree(copy / "checkpoints/5")  # step 4 goes on in the middle of a clip
     assert "going on from step 3" in run("train", *arguments, f"--workdir={copy}")
     assert summary(copy)["params_sha256"] == summary(whole)["params_sha256"]
+
+    mesh = sharding.make_mesh(8, 1)  # more devices than the training's batch had clips
+    restored = build.restored_variables(whole, mesh)
+    assert params_sha256(restored["params"]) == summary(whole)["evaluated_params_sha256"] and MEMORY not in restored
 
     clip, out = tmp_path / "clips/images/clip2", tmp_path / "out"
     output = run("predict", f"--workdir={whole}", f"--input={clip}", "--clip", f"--output={out}")

@@ -109,6 +109,17 @@ def test_another_config_is_refused_and_names_the_fields(trained, prepared_dir):
     output = run("train", *small(prepared_dir, workdir, changed), status=1)
     assert "optimizer.learning_rate: 0.004 -> 0.5" in output
     assert "allow_config_change" in output
+
+
+def test_a_change_that_cannot_be_made_leaves_the_config_as_it_was(trained, prepared_dir):
+    workdir, _ = trained
+    before = (workdir / "config.json").read_text()
+    changes = ("--config.checkpoint.allow_config_change", "--config.model.width=8")
+    output = run("train", *small(prepared_dir, workdir, *changes), status=1)
+    assert "must have the state of the model" in output and "Traceback" not in output
+    changes = ("--config.checkpoint.allow_config_change", "--config.training.steps=3")
+    assert "training.steps must be at least 12" in run("train", *small(prepared_dir, workdir, *changes), status=1)
+    assert (workdir / "config.json").read_text() == before
     assert "Traceback" not in output
 
 

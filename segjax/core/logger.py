@@ -19,7 +19,8 @@ class Logger:
     """Writes the metrics of one workdir and shows progress; silent in every process but the first.
 
     On a terminal there is a live bar; elsewhere one line a log interval. A resumed run drops the lines of
-    metrics.jsonl after the step that it resumes from, so that each step stands there once.
+    metrics.jsonl after the step that it resumes from, and tells TensorBoard to drop such events, so that each step
+    stands there once.
     """
 
     def __init__(self, workdir: str | Path, *, steps: int, start: int = 0):
@@ -35,7 +36,7 @@ class Logger:
         self._file = self._path.open("a")
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start if start else None)
+        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._started, self._first = time.monotonic(), start
         if self.console.is_terminal:
             self._progress = Progress(

@@ -48,7 +48,8 @@ def fit(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Train from `state.step` to `steps`.
 
-    The state is saved every `checkpoint_every` steps, at each evaluation (with its scores) and at the end.
+    The state is saved every `checkpoint_every` steps, at each evaluation (with its scores), at the end, and after
+    SIGTERM, before which no evaluation begins; one that is under way is finished first.
 
     Args:
       state: on the devices; its buffers are given away.
@@ -64,7 +65,7 @@ def fit(
       NonFiniteError: with on_nonfinite="stop"; the checkpoints hold no step after the last good one.
       Preempted: after SIGTERM, when the state is saved.
     """
-    start = int(state.step)
+    start = saved = int(state.step)
     pending: list[dict] = []
     train_loss, scores = float("nan"), None
     train_seconds = waited = 0.0
@@ -77,9 +78,12 @@ def fit(
             batch = next(batches)
         except RuntimeError:
             # A signal to the whole process group also ends the processes that read the data.
-            if step == start or jax.process_count() > 1 or not terminated(step):
+            if step == 0 or jax.process_count() > 1 or not terminated(step):
                 raise
-            save(step, state, None)
+            if step > saved:
+                if stop_on_nonfinite:
+                    _raise_if_frozen(state, example_ids)
+                save(step, state, None)
             raise Preempted(step) from None
         interval_waited += time.perf_counter() - before
         state, metrics = train_step(state, batch)
@@ -90,7 +94,8 @@ def fit(
         logger.advance(done)
 
         stop_now = terminated(step)
-        evaluation_due = done == steps or (eval_every and done % eval_every == 0)
+        # Whoever sends SIGTERM waits for seconds, and an evaluation can take longer.
+        evaluation_due = not stop_now and (done == steps or (eval_every and done % eval_every == 0))
         save_due = evaluation_due or stop_now or (checkpoint_every and done % checkpoint_every == 0)
         if done % log_every == 0 or save_due:
             means = _means(jax.device_get(pending))
@@ -120,8 +125,9 @@ def fit(
                     raise
             if save_due:
                 save(done, state, scores if evaluation_due else None)
+                saved = done
             interval_start, interval_waited, interval_first = time.perf_counter(), 0.0, done
-        if stop_now and done < steps:
+        if stop_now:
             raise Preempted(done)
 
     if scores is None:  # the run that is resumed had reached its end

@@ -25,7 +25,7 @@ class TrainState:
       opt_state: the optimizer's.
       ema: moving average of params, or {} where it is off.
       nonfinite_count: int32 scalar, updates that were left out since loss or gradient was not finite.
-      nonfinite_step: int32 scalar, the first such step, or -1.
+      nonfinite_step: int32 scalar, the first such step, after which all is frozen (on_nonfinite=stop), or -1.
       nonfinite_parts: bool [1 + parts], what was not finite at that step: the loss, then the gradient of each
         top-level part of the parameters in sorted order.
     """
@@ -80,7 +80,7 @@ def params_sha256(params: Any) -> str:
     digest = hashlib.sha256()
     for name, leaf in sorted(named_leaves(params), key=lambda item: item[0]):
         array = np.asarray(leaf)
-        array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(f"{name} {array.dtype.name} {','.join(map(str, array.shape))}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

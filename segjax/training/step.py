@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from segjax.core import sharding
+from segjax.core.batch import MEMORY
 from segjax.models.layers.conv import PRODUCT
 from segjax.models.output import MaskOutput, Output
 from segjax.training.optim import Schedule
@@ -132,10 +133,10 @@ def make_train_step(
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
 
-        old = (state.params, state.model_state, state.opt_state, state.ema)
+        old = (state.params, begun_anew(state.model_state, batch), state.opt_state, state.ema)
         new = (params, model_state, opt_state, ema)
         params, model_state, opt_state, ema = jax.tree.map(lambda o, n: jnp.where(frozen, o, n), old, new)
-        first = bad & (state.nonfinite_step < 0)
+        first = bad & (state.nonfinite_step < 0) & stop_on_nonfinite
         state = TrainState(
             step=state.step + 1,
             params=params,
@@ -156,6 +157,17 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def begun_anew(model_state: Any, batch: Mapping[str, jax.Array]) -> Any:
+    """The collections of the model, with zeros for the states of the clips that begin in this batch."""
+    if MEMORY not in model_state or "reset" not in batch:
+        return model_state
+
+    def zeroed(leaf):
+        return jnp.where(jnp.expand_dims(batch["reset"], range(1, leaf.ndim)), jnp.zeros_like(leaf), leaf)
+
+    return {**model_state, MEMORY: jax.tree.map(zeroed, model_state[MEMORY])}
 
 
 def make_forward(

@@ -19,7 +19,7 @@ from segjax.training.state import named_leaves
 def save_weights(path: str | Path, variables: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Write variables ({"params": ..., "batch_stats": ...}) atomically, with text metadata."""
     path = Path(path)
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(jax.device_get(variables))}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(jax.device_get(variables))}
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(arrays, temporary, dict(metadata or {}))
     temporary.replace(path)

@@ -10,21 +10,21 @@ import jax
 from ml_collections import ConfigDict
 
 from segjax.core import config as config_lib
-from segjax.core.logger import write_atomically
+from segjax.core.logger import write_atomically, write_json
 from segjax.core.sharding import is_main_process, wait_for_all
+from segjax.data.dataset import DatasetInfo
 
 
-def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Make the folder and write config.json, or check that the run that is there has the same config.
+def check_config(workdir: Path, config: ConfigDict) -> None:
+    """Whether the run that is there, if any, has the same config.
 
     A run without a checkpoint has nothing to go on from, so its config may change.
 
     Raises:
       ValueError: the folder belongs to a run with another config, unless checkpoint.allow_config_change.
     """
-    path = workdir / "config.json"
     begun = any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
-    if path.is_file() and begun:
+    if (workdir / "config.json").is_file() and begun:
         different = config_lib.differences(config_lib.load_workdir_config(workdir), config)
         if different and not config.checkpoint.allow_config_change:
             raise ValueError(
@@ -33,9 +33,14 @@ def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
                 + "\nTake another --workdir, or give --config.checkpoint.allow_config_change"
             )
     wait_for_all("the config was compared")
+
+
+def write_identity(workdir: Path, config: ConfigDict, info: DatasetInfo) -> None:
+    """Write config.json and dataset.json, of a run that can begin or go on with them."""
     if is_main_process():
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, config_lib.to_json(config))
+        write_atomically(workdir / "config.json", config_lib.to_json(config))
+        write_json(workdir / "dataset.json", info.to_dict())
     wait_for_all("the config was written")
 
 

@@ -2,9 +2,12 @@
 
 import json
 import math
+import struct
+import time
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from segjax.core import logger as logger_lib
 from segjax.core.curves import plot_curves
@@ -36,6 +39,30 @@ def test_a_resumed_run_drops_what_came_after_its_step(tmp_path):
     with Logger(tmp_path, steps=10, start=4) as logger:
         logger.training(6, VALUES)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2, 4, 6]
+
+
+def shown_by_tensorboard(folder):
+    """(step, tag) of what is left when each start of a run has taken away the events from its step on."""
+    kept = []
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack("<Q", data[:8])
+            event, data = event_pb2.Event.FromString(data[12 : 12 + length]), data[16 + length :]
+            if event.session_log.status == event_pb2.SessionLog.START:
+                kept = [(step, tag) for step, tag in kept if step < event.step]
+            kept += [(event.step, value.tag) for value in event.summary.value]
+    return kept
+
+
+def test_tensorboard_keeps_what_stands_in_metrics(tmp_path):
+    for start, first in ((0, 2), (0, 4), (4, 6)):  # begun, begun again without a checkpoint, gone on from step 4
+        with Logger(tmp_path, steps=10, start=start) as logger:
+            for step in range(first, 9, 2):
+                logger.scalars(step, {"mIoU": 0.5 + start})
+        time.sleep(1.1)  # the files' names are of seconds
+    expected = [(line["step"], "mIoU") for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert shown_by_tensorboard(tmp_path / "tensorboard") == expected == [(4, "mIoU"), (6, "mIoU"), (8, "mIoU")]
 
 
 def test_json_has_no_nan_and_no_numpy(tmp_path):

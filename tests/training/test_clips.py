@@ -31,7 +31,7 @@ def batch_of(frames, seed=0, rows=8):
     return {"image": rng.normal(size=(rows, frames, 8, 8, 3)).astype(np.float32), "label": label}
 
 
-def steps_on(mesh, model, variables, batches, *, carry, rate=0.1):
+def steps_on(mesh, model, variables, batches, *, carry, rate=0.1, stop=True):
     """The losses and the last state of a training on these batches."""
     optimizer = default_config().optimizer
     optimizer.name = "sgd"
@@ -39,7 +39,9 @@ def steps_on(mesh, model, variables, batches, *, carry, rate=0.1):
     loss = losses.build_loss({"cross_entropy": 1.0}, num_classes=CLASSES)
     schedule = optim.build_schedule("constant", rate, 10)
     factors = optim.rate_factors(variables["params"], ())
-    step = make_train_step(model, loss, losses.normaliser, direction, schedule, factors, mesh, seed=0)
+    step = make_train_step(
+        model, loss, losses.normaliser, direction, schedule, factors, mesh, seed=0, stop_on_nonfinite=stop
+    )
     if carry:
         variables = {**variables, **empty_memory(model, variables, jnp.asarray(batches[0]["image"]))}
     state = create_state(jax.tree.map(jnp.copy, variables), direction, ema=False)  # the step overwrites its state
@@ -107,3 +109,20 @@ def test_eight_devices_carry_the_states_of_their_clips():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one.params, eight.params)
     for leaf in jax.tree.leaves(eight.model_state[MEMORY]):
         assert leaf.sharding.is_equivalent_to(sharding.batch_sharding(mesh), leaf.ndim)
+
+
+def test_a_skipped_step_leaves_no_clip_the_states_of_another():
+    """Rows 0 to 3 begin a clip in the step that is skipped, and 4 to 7 go on."""
+    model, variables = model_and_variables()
+    first, second = batch_of(2), batch_of(2, seed=1)
+    reset = np.arange(8) < 4
+    second["image"][0, 0, 0, 0] = np.nan
+    batches = [first | {"reset": np.ones(8, bool)}, second | {"reset": reset}]
+    mesh = sharding.make_mesh(1, 1)
+    _, before = steps_on(mesh, model, variables, batches[:1], carry=True, stop=False)
+    _, after = steps_on(mesh, model, variables, batches, carry=True, stop=False)
+    assert after.nonfinite_count == 1
+    for kept, found in zip(*(jax.tree.leaves(state.model_state[MEMORY]) for state in (before, after)), strict=True):
+        assert np.abs(kept[:4]).max() > 0
+        np.testing.assert_array_equal(found[:4], 0)
+        np.testing.assert_array_equal(found[4:], kept[4:])

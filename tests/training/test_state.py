@@ -15,6 +15,11 @@ def test_hash_is_the_documented_one():
     assert params_sha256(params) == hashlib.sha256(text).hexdigest()
 
 
+def test_hash_of_a_scalar_is_the_documented_one():
+    expected = hashlib.sha256(b"gamma float32 \n" + np.float32(2.5).tobytes()).hexdigest()
+    assert params_sha256({"gamma": np.float32(2.5)}) == expected
+
+
 def test_hash_sees_values_names_and_shapes():
     one = {"a": np.zeros((2, 3), np.float32)}
     hashes = {

@@ -304,7 +304,7 @@ def test_skip_leaves_out_the_bad_step_only(one_device_mesh):
     expected, _ = train(Explodes(), one_device_mesh, good)
     state, _ = train(Explodes(), one_device_mesh, [good[0], bad_batch(), *good[1:]], stop=False)
     assert params_sha256(expected.params) == params_sha256(state.params)
-    assert (state.nonfinite_count, state.nonfinite_step, state.step) == (1, 1, 4)
+    assert (state.nonfinite_count, state.nonfinite_step, state.step) == (1, -1, 4)  # it may go on with "stop"
 
 
 def test_parts_name_the_module_whose_gradient_is_not_finite(one_device_mesh):

@@ -23,6 +23,13 @@ def test_round_trip_under_the_documented_names(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+def test_a_scalar_stays_one(tmp_path):
+    variables = {"params": {"gamma": np.float32(2.5)}}
+    save_weights(tmp_path / "w.safetensors", variables)
+    gamma = load_weights(tmp_path / "w.safetensors", variables)["params"]["gamma"]
+    assert gamma.shape == () and gamma == 2.5
+
+
 def test_every_mismatch_is_listed(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"params/head/kernel": np.zeros((2, 4), np.float32), "extra": np.zeros(1, np.float32)}, path)
