@@ -33,7 +33,8 @@ KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",
 }
-"""On a CPU, what launch.sh sets too; it holds for PyTorch in the same process."""
+"""What launch.sh sets on a CPU. Here it is asked for: where two libraries take turns in one process, each breaks up the
+large pages of the other, and of SegNet every other step of ours then took twice its time on one machine."""
 
 SIDES = {"segjax": "segjax", "pytorch eager": "eager", "torch.compile": "compile"}
 
@@ -70,7 +71,8 @@ def earlier_rows(path):
 
 def measured(network, devices, arguments, kind):
     """The report of one network, or None where its process failed and has said why."""
-    flags = {} if kind else {**KEPT_MEMORY, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = {} if kind else {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags |= KEPT_MEMORY if arguments.kept_memory else {}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "report.json"
         command = [sys.executable, "-m", "segjax.benchmark", f"--config={CONFIGS}:{network}{kind}"]
@@ -91,6 +93,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--block", type=int, default=0, help="steps between waits for the device; 0: 1, on a GPU 5")
     parser.add_argument("--torch_compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--kept_memory", action="store_true", help="with launch.sh's settings of glibc's memory")
     parser.add_argument("--profile", default="", help="folder for JAX's profiles")
     parser.add_argument("--devices", default="", help="numbers of simulated devices of a CPU; default: 1,2")
     parser.add_argument("--output", type=Path, default=RESULTS / "benchmark.csv")
