@@ -29,6 +29,9 @@ SMALL = [
 ]
 """A training of seconds on one device."""
 
+FAST = "--xla_backend_optimization_level=0"
+"""For XLA_FLAGS: compiling is most of what a short main does."""
+
 FORKS = multiprocessing.get_context("forkserver")
 """Its processes begin where the modules below are imported already, which is most of what a short main does."""
 FORKS.set_forkserver_preload(["segjax.build", "segjax.evaluation.evaluator", "segjax.training.checkpoint"])
@@ -40,11 +43,16 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | changes
 
 
+def fast(XLA_FLAGS: str = "", **changes: str) -> dict[str, str]:
+    """`environment` of a main that compiles with little optimisation."""
+    return environment(XLA_FLAGS=f"{FAST} {XLA_FLAGS}", **changes)
+
+
 def start(main: str, *arguments: object, **changes: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", f"segjax.{main}", *map(str, arguments)],
         cwd=ROOT,
-        env=environment(**changes),
+        env=fast(**changes),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -58,7 +66,7 @@ def run(main: str, *arguments: object, status: int = 0, **changes: str) -> str:
     when it is imported cannot be changed.
     """
     with tempfile.NamedTemporaryFile("r", prefix="segjax-", suffix=".txt", errors="replace") as file:
-        process = FORKS.Process(target=_run, args=(main, list(map(str, arguments)), environment(**changes), file.name))
+        process = FORKS.Process(target=_run, args=(main, list(map(str, arguments)), fast(**changes), file.name))
         process.start()
         process.join(240)
         process.kill()

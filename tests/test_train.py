@@ -9,7 +9,7 @@ import time
 import pytest
 
 from segjax.core.logger import read_metrics
-from tests.process import ROOT, SMALL, environment, run, start, summary
+from tests.process import ROOT, SMALL, fast, run, start, summary
 
 
 def small(prepared_dir, workdir, *more):
@@ -171,7 +171,7 @@ def test_two_processes_train_as_one(prepared_dir, tmp_path):
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=environment(),
+        env=fast(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,5 +1,6 @@
 """The search for the CRF's parameters, and evaluate and predict with the file that it writes."""
 
+import functools
 import json
 
 import numpy as np
@@ -9,7 +10,10 @@ from PIL import Image
 from segjax import tune_crf
 from segjax.core.config import CRF_FIELDS
 from segjax.data.dataset import Dataset, DatasetInfo
-from tests.process import run
+from tests import process
+
+run = functools.partial(process.run, XLA_FLAGS="--xla_backend_optimization_level=3")
+"""A CRF computes longer than it compiles."""
 
 GRID = {name: ["3"] for name in CRF_FIELDS}
 INFO = DatasetInfo("test", ("a", "b"), np.zeros((2, 3), np.uint8), None, (0, 0, 0), (1, 1, 1), ("val",))

@@ -33,8 +33,8 @@ KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",
 }
-"""What launch.sh sets on a CPU. Here it is asked for: where two libraries take turns in one process, each breaks up the
-large pages of the other, and of SegNet every other step of ours then took twice its time on one machine."""
+"""What launch.sh sets on a CPU. Here it is asked for: with large pages, and PyTorch taking turns in the same process,
+half of SegNet's steps took twice their time on one machine; alone, they did not."""
 
 SIDES = {"segjax": "segjax", "pytorch eager": "eager", "torch.compile": "compile"}
 

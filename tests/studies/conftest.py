@@ -10,7 +10,7 @@ from segjax.studies import plan
 from segjax.studies import run as run_lib
 from segjax.studies.run import Slot, run_all
 from segjax.studies.study import Axis, Published, Study, to_dict
-from tests.process import ROOT
+from tests.process import FAST, ROOT
 from tests.studies.test_plan import tiny
 
 STAND_IN = """
@@ -65,7 +65,7 @@ def finished(prepared_dir, tmp_path_factory):
     study = small_study(prepared_dir)
     write_json(workdir / "study.json", to_dict(study))
     runs = [run for run in plan.plan_runs(study, workdir) if run.name != "unknown/1"]
-    alone = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    alone = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST, "JAX_PLATFORMS": "cpu"}
     alone["JAX_COMPILATION_CACHE_DIR"] = os.path.expanduser("~/.cache/segjax/xla-tests")
     slots = [Slot("first", alone), Slot("second", alone)]
 
