@@ -170,14 +170,16 @@ def mask_loss(config: ConfigDict, info: DatasetInfo) -> Callable:
             group = jnp.isin(label, jnp.array(info.things, jnp.int32)) & (batch["instance"] == NO_INSTANCE)
             label = jnp.where(group, IGNORE_LABEL, label)
         queries = output.class_logits[-1].shape[1]
-        if kind == "classes":  # an image has few of many
-            segments = segments_of(label, min(queries, info.num_classes), label if queries < info.num_classes else None)
+        if kind == "classes":
+            index, most = label, info.num_classes
         elif kind == "instances":
-            segments = segments_of(label, min(queries, instances), batch["instance"])
+            index, most = batch["instance"], instances
         else:
             thing = batch["instance"] != NO_INSTANCE
             index = jnp.where(thing, IGNORE_LABEL + 1 + batch["instance"].astype(jnp.int32), label)
-            segments = segments_of(label, min(queries, info.num_classes + instances), index)
+            most = info.num_classes + instances
+        own_numbers = kind == "classes" and most <= queries
+        segments = segments_of(label, min(queries, most), None if own_numbers else index)
         return mask_classification(output, segments, key, **options)
 
     return loss_fn

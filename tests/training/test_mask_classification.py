@@ -13,6 +13,7 @@ from segjax.data.dataset import DatasetInfo
 from segjax.models.output import MaskOutput
 from segjax.training import mask_classification as own
 from segjax.training.mask_classification import Segments, mask_classification, segments_of
+from tests.models.variables import fast_jit
 from tests.references.pytorch import assert_close, library, torch
 
 CLASSES, QUERIES, POINTS = 5, 7, 40
@@ -157,7 +158,8 @@ def test_fewer_queries_than_classes_or_objects_do(case, segments):
     label = jnp.asarray(case["label"])
     batch = {"label": label, "instance": jnp.where(label == 4, 40, NO_INSTANCE).astype(jnp.uint8)}
     classes = jnp.zeros((*case["classes"].shape[:2], 151)) + case["classes"].sum(-1, keepdims=True)
-    loss, _ = build.mask_loss(config, info)(MaskOutput((classes,), (case["masks"],)), batch, jax.random.key(0))
+    loss = fast_jit(build.mask_loss(config, info))
+    loss, _ = loss(MaskOutput((classes,), (case["masks"],)), batch, jax.random.key(0))
     assert np.isfinite(loss)
 
 
