@@ -12,8 +12,7 @@ from segjax.convert.mapping import convert as apply_rules
 from segjax.core import config as config_lib
 from segjax.models import build_model
 from segjax.models.backbones import build_backbone
-from segjax.training.state import named_leaves
-from tests.models.variables import random_image
+from tests.models.variables import random_image, shapes_of
 from tests.references.pytorch import (
     assert_close,
     fast_jit,
@@ -29,13 +28,6 @@ from tests.references.pytorch import (
 
 def test_the_config_knows_the_sources():
     assert set(config_lib.INIT_SOURCES) == set(SOURCES)
-
-
-def targets(module, name=""):
-    """{path: shape} of a model, or of a backbone as part of one."""
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
-    return {path.replace("/", f"/{name}/", 1) if name else path: leaf for path, leaf in named_leaves(shapes)}
 
 
 TARGET = {
@@ -209,7 +201,7 @@ def test_classifiers_fill_our_backbones(source, name):
         module = library("timm").create_model(name)
     else:
         module = getattr(library("torchvision").models, name)(weights=None)
-    target = targets(build_backbone(name), "backbone")
+    target = shapes_of(build_backbone(name), "backbone")
     target["params/own_head/kernel"] = jax.ShapeDtypeStruct((1, 1, 8, 5), jnp.float32)
     options = dict(model="a model of ours", backbone=name, num_classes=5)
     found, report = place_weights(state_arrays(module), source, target, training=True, **options)
@@ -221,7 +213,7 @@ def test_classifiers_fill_our_backbones(source, name):
 
 def test_a_resnet_of_another_depth_is_refused():
     module = library("torchvision").models.resnet34(weights=None)
-    target = targets(build_backbone("resnet18"), "backbone")
+    target = shapes_of(build_backbone("resnet18"), "backbone")
     options = dict(model="x", backbone="resnet18", num_classes=5, training=True)
     with pytest.raises(ValueError, match="the model has no backbone/layer"):
         place_weights(state_arrays(module), "torchvision", target, **options)
@@ -236,7 +228,7 @@ def test_fully_connected_layers_of_vgg_become_convolutions_of_fcn(tmp_path):
     model = build_model("fcn", num_classes=5, fc_channels=8)
     options = dict(model="fcn", backbone="vgg16", num_classes=5, training=True)
     arrays, notes = read_weights(tmp_path / "vgg16.pth")
-    found, report = place_weights(arrays, "torchvision", targets(model), notes=notes, **options)
+    found, report = place_weights(arrays, "torchvision", shapes_of(model), notes=notes, **options)
     assert {key for key, _ in report.report.reshaped} == {"classifier.0.weight", "classifier.3.weight"}
     assert {path.split("/")[1] for path, _ in report.fresh} >= {"score_fc7", "upscore_pool4"}
     x = random_image((2, 7, 7, 512))
@@ -248,7 +240,7 @@ def test_vgg16_bn_gives_the_features_of_torchvision():
     module = randomised(library("torchvision").models.vgg16_bn(weights=None).features)
     model = build_backbone("vgg16_bn")
     file = {f"features.{key}": array for key, array in state_arrays(module).items()}
-    target = targets(model, "backbone")
+    target = shapes_of(model, "backbone")
     found, report = apply_rules(file, target, rules_of("torchvision", "", "vgg16_bn"))
     assert not report.missing and len(report.folded) == 13
     variables = nested({path.replace("/backbone", ""): array for path, array in found.items()})
@@ -274,7 +266,7 @@ def test_whole_networks_can_be_evaluated(name):
     else:
         make = getattr(library("torchvision").models.segmentation, theirs)
         module = make(weights=None, weights_backbone=None, num_classes=21)
-    target = targets(build_model(name, num_classes=21, **fields))
+    target = shapes_of(build_model(name, num_classes=21, **fields))
     unused = {path for path in target if "auxiliary" in path and "aux_classifier" not in str(module)}
     options = dict(model=name, num_classes=21, training=False, allow_missing="/auxiliary_head/" if unused else "")
     found, report = place_weights(state_arrays(module), source, target, **options)
@@ -285,11 +277,11 @@ def test_whole_networks_can_be_evaluated(name):
 def test_a_network_alone_below_a_crf():
     fields = dict(width=1, fc_channels=4, batch_norm=True)
     network = {"name": "fcn", **fields}
-    target = targets(build_model("crf_rnn", num_classes=5, network=network))
+    target = shapes_of(build_model("crf_rnn", num_classes=5, network=network))
     rng = np.random.default_rng(0)
     file = {
         path: rng.normal(size=leaf.shape).astype(np.float32)
-        for path, leaf in targets(build_model("fcn", num_classes=5, **fields)).items()
+        for path, leaf in shapes_of(build_model("fcn", num_classes=5, **fields)).items()
     }
     options = dict(model="fcn", backbone="vgg16_bn", num_classes=5)
     found, report = convert.place_weights_below(file, "segjax", target, "network", **options)

@@ -4,7 +4,7 @@ import pytest
 
 from segjax.convert import place_weights
 from segjax.models import build_model
-from tests.convert.test_init import targets
+from tests.models.variables import shapes_of
 from tests.references.pytorch import library, state_arrays
 
 SIZES = dict(hidden_sizes=[4, 8, 20, 32], depths=[1] * 4, num_attention_heads=[1, 2, 5, 8], decoder_hidden_size=8)
@@ -16,7 +16,7 @@ def place(kind, training):
     file = state_arrays(getattr(transformers, f"SegformerFor{kind}")(config))
     model = build_model("segformer", num_classes=11, width=4, depths=(1,) * 4, channels=8)
     return place_weights(
-        file, "transformers", targets(model), model="segformer", num_classes=11, training=training, origin=kind
+        file, "transformers", shapes_of(model), model="segformer", num_classes=11, training=training, origin=kind
     )
 
 

@@ -6,6 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.training.state import named_leaves
+
+
+def shapes_of(module, name=""):
+    """{path: shape} of a model's variables, or of a backbone's as part of one: what files of weights have to fill."""
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
+    return {path.replace("/", f"/{name}/", 1) if name else path: leaf for path, leaf in named_leaves(shapes)}
+
 
 def random_variables(model, shape, seed=0, **kwargs):
     """Variables of `model` for an image of this shape: kernels of He's variance, no trivial bias or scale."""
