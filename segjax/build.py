@@ -132,6 +132,11 @@ def model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
             "config.data.clip.length must be 0, for single frames, unless the model is conv_rnn, which with strides=()"
             f" has any network see each frame by itself; received {config.data.clip.length} and {config.model.name!r}"
         )
+    if config.data.clip.carry and config.model.get("bidirectional"):
+        raise ValueError(
+            "config.data.clip.carry must be off where model.bidirectional is on: the layer from the last frame to the"
+            " first would need frames that are read later, so no states could be carried"
+        )
     fields = {name: value for name, value in config.model.to_dict().items() if name not in ("name", "dtype")}
     if config.model.name == "crf_rnn":
         fields = {**preprocessing(config, info), **fields}

@@ -111,6 +111,8 @@ def measure(
         report["changed"] = config_lib.differences(config, same)
         config = same
     parts = build_parts(config, warmup + steps)
+    if get_network:  # what it lacks is said before anything is compiled
+        get_network(config.model.to_dict(), parts.dataset.info.num_classes)
     if networks and parts.mesh.size > 1 and platform != "cpu":  # whose simulated devices are the cores that PyTorch has
         raise ValueError(
             f"--against pytorch compares one device with one; received {parts.mesh.size}. Give --config.parallel.data=1"

@@ -4,8 +4,10 @@ import json
 import shutil
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from experiments.digit_clips import convgru
 from segjax import build
 from segjax.core import sharding
 from segjax.core.batch import MEMORY
@@ -74,3 +76,13 @@ def test_states_are_carried_saved_and_restored_and_a_clip_becomes_a_video(tmp_pa
     assert sorted(path.name for path in (out / "clip2").iterdir()) == [f"{frame}.png" for frame in range(6)]
     assert Image.open(out / "clip2/0.png").size == (96, 96)
     assert (out / "clip2_overlay.mp4").stat().st_size > 0
+
+
+def test_states_from_a_clips_end_cannot_be_carried():
+    config = convgru.get_config()
+    config.data.clip.carry = True
+    info = build.declared_info(config.data.name)
+    assert not build.model(config, info).bidirectional
+    config.model.bidirectional = True
+    with pytest.raises(ValueError, match="carry must be off where model.bidirectional is on"):
+        build.model(config, info)

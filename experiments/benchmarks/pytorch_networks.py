@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import pytest
+
 from experiments.benchmarks import attention_networks
 from segjax.models import build_model, deeplab_v3plus, pspnet
 from tests.references.pytorch import library, torch
@@ -24,6 +26,7 @@ def get_network(model_config: Mapping[str, Any], num_classes: int) -> torch.nn.M
       model_config: `config.model` as a dict, the name and the model's own fields.
     Raises:
       ValueError: there is none for these fields.
+      ImportError: it is of a library that is not installed.
     """
     fields = {name: value for name, value in model_config.items() if name not in ("name", "dtype")}
     name = model_config["name"]
@@ -35,7 +38,10 @@ def get_network(model_config: Mapping[str, Any], num_classes: int) -> torch.nn.M
     for pair in alike:
         free = {field: fields[field] for field in pair.free if field in fields}
         if build_model(name, num_classes=num_classes, **{**pair.fields, **free}) == ours:
-            return pair.reference(num_classes, **free)
+            try:
+                return pair.reference(num_classes, **free)
+            except pytest.skip.Exception as missing:  # what `library` raises, which tests use too
+                raise ImportError(str(missing)) from None
     known = [f"{pair.fields or 'its defaults'}" + "".join(f", any {field}" for field in pair.free) for pair in alike]
     raise ValueError(f"PyTorch has {name!r} with {'; or with '.join(known)}; received {fields}")
 

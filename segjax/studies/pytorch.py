@@ -1,5 +1,6 @@
 """PyTorch's side of a benchmark: the same network, batch, loss and update. It imports PyTorch where it is asked."""
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ INSTALL = "./launch.sh test tests/test_imports.py installs the CPU's builds of a
 def load_get_network(path: Path) -> Callable[[Mapping[str, Any], int], Any]:
     """`get_network(model_config, num_classes) -> torch.nn.Module` of a file.
 
-    Raises:
+    Raises, as does the function that it returns:
       FileNotFoundError: there is no such file.
       ValueError: PyTorch, or what else the file imports, is not installed, or it has no get_network.
     """
@@ -28,13 +29,19 @@ def load_get_network(path: Path) -> Callable[[Mapping[str, Any], int], Any]:
         raise ValueError(f"--against pytorch needs PyTorch, which is not installed; {INSTALL}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _installed(path):
         spec.loader.exec_module(module)
-    except ImportError as error:
-        raise ValueError(f"{path} needs what is not installed ({error}); {INSTALL}") from error
     if not hasattr(module, "get_network"):
         raise ValueError(f"{path} must have get_network(model_config, num_classes) -> torch.nn.Module; it has none")
-    return module.get_network
+    return _installed(path)(module.get_network)
+
+
+@contextlib.contextmanager
+def _installed(path):
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f"{path} needs what is not installed ({error}); {INSTALL}") from error
 
 
 def prepare(platform: str) -> dict[str, Any]:

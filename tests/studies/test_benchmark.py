@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +171,27 @@ def test_a_file_of_networks_that_is_not_there_or_has_none(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ValueError, match="must have get_network"):
         pytorch.load_get_network(tmp_path / "empty.py")
+
+
+def test_a_library_that_is_not_installed(tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "file.py").write_text("import no_such_library")
+    with pytest.raises(ValueError, match=r"file.py needs what is not installed .*no_such_library.*launch.sh test"):
+        pytorch.load_get_network(tmp_path / "file.py")
+    (tmp_path / "network.py").write_text("def get_network(model_config, num_classes):\n    import no_such_library\n")
+    get_network = pytorch.load_get_network(tmp_path / "network.py")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"network.py needs what is not installed .*no_such_library"):
+            get_network({}, 3)
+
+
+def test_a_network_of_a_library_that_is_not_installed(monkeypatch):
+    pytest.importorskip("torch")
+    from experiments.benchmarks import pytorch_networks
+
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ImportError, match="torchvision is a reference and is not installed"):
+        pytorch_networks.get_network(dict(name="fcn_resnet", backbone="resnet50", auxiliary=True), 3)
 
 
 def test_a_step_of_pytorch_is_sgd_on_cross_entropy_of_the_labelled_pixels():
