@@ -259,6 +259,11 @@ def mesh_size() -> int:
     return 1 if mesh.empty else mesh.size
 
 
+def examples_parts() -> int:
+    """Over how many devices examples are split in the function that is being traced, see `for_mesh`."""
+    return mesh_size() // row_parts()
+
+
 def by_examples(function: Callable, shared: Any, *batched: Any) -> Any:
     """`function(shared, *batched)`, for one that treats the examples of its batched arguments, pytrees, one by one.
 
@@ -266,7 +271,7 @@ def by_examples(function: Callable, shared: Any, *batched: Any) -> Any:
     would gather the whole batch on every device for a loop over examples. Rows that are split are gathered.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if mesh.empty or mesh.size == 1:
         return function(shared, *batched)
     leaves, structure = jax.tree.flatten(shared)
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]

@@ -170,6 +170,18 @@ def begun_anew(model_state: Any, batch: Mapping[str, jax.Array]) -> Any:
     return {**model_state, MEMORY: jax.tree.map(zeroed, model_state[MEMORY])}
 
 
+def _kept(primitive: Any, *inputs: Any, **params: Any) -> bool:
+    """Whether `remat="elementwise"` keeps a result: that of a convolution, and of a product with parameters.
+
+    Products without axes of a batch are with parameters, but for those that resize, which ask for a precision.
+    """
+    policies = jax.checkpoint_policies
+    if policies.save_only_these_names(PRODUCT)(primitive, *inputs, **params):
+        return True
+    resizes = params.get("precision") is not None
+    return not resizes and policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **params)
+
+
 def make_forward(
     model: nn.Module,
     loss_fn: LossFn,
@@ -187,10 +199,7 @@ def make_forward(
     """
     run = partial(apply, model)
     if remat == "elementwise":
-        policies = jax.checkpoint_policies
-        named = policies.save_only_these_names(PRODUCT)
-        kept = policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, named)
-        run = jax.checkpoint(run, policy=kept)
+        run = jax.checkpoint(run, policy=_kept)
 
     def loss_of(output, batch, key):
         if isinstance(output, MaskOutput):

@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from segjax.core.sharding import row_parts
+from segjax.models.layers.conv import PRODUCT
 
 
 class ConvTranspose(nn.Module):
@@ -65,7 +67,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     def blocks(x, kernel):
         return _conv_transpose_blocks(x, kernel, stride)
 
-    return jax.lax.platform_dependent(x, kernel, cpu=blocks, default=plain)
+    return checkpoint_name(jax.lax.platform_dependent(x, kernel, cpu=blocks, default=plain), PRODUCT)
 
 
 def _conv_transpose_blocks(x, kernel, s):
