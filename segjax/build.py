@@ -316,10 +316,10 @@ def restored_variables(workdir: str | Path, mesh: Mesh, checkpoint: str = "last"
         if checkpoint == "last":
             _, restored, _ = checkpointer.restore_latest(target)
         else:
-            step = checkpointer.best_step() if checkpoint == "best" else int(checkpoint)
-            if step not in steps:
+            step = checkpointer.best_step() if checkpoint == "best" else checkpoint
+            if str(step) not in map(str, steps):
                 raise CheckpointError(f"--checkpoint must be last, best or one of {steps}; received {checkpoint}")
-            restored, _ = checkpointer.restore(step, target)
+            restored, _ = checkpointer.restore(int(step), target)
     return restored.eval_variables()
 
 

@@ -34,6 +34,8 @@ def main() -> None:
     """From flags to evaluation-<protocol>.json, in the order in which it happens."""
     config = CONFIG.value
     if config is None:
+        if WORKDIR.value:
+            config_lib.load_workdir_config(WORKDIR.value)  # says what is not there
         raise ValueError("give --workdir DIR of a training, or --config FILE with --config.init.path=WEIGHTS")
     validate(config)
     trained = is_trained(WORKDIR.value, config)
@@ -68,6 +70,7 @@ def main() -> None:
     for size, names in filters.items():
         print(f"CRF at {size} pixels: {names}")
     evaluator = build_evaluation.evaluator(config, dataset, model, mesh, progress=True)
+    evaluator.check_folder(output)
     corrupted = config.evaluation.corruptions and build_evaluation.robustness_scores(config, dataset, model, mesh)
     scores = evaluator(variables)
     params = sharding.fetch(variables["params"])

@@ -36,6 +36,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, track
 
 from segjax import build, build_evaluation
 from segjax.core import pictures, sharding
+from segjax.core.config import load_workdir_config
 from segjax.core.logger import duration
 from segjax.core.main import run
 from segjax.core.validation import validate
@@ -60,6 +61,8 @@ def main() -> None:
     """From flags to PNGs, in the order in which it happens."""
     config = CONFIG.value
     if config is None:
+        if WORKDIR.value:
+            load_workdir_config(WORKDIR.value)  # says what is not there
         raise ValueError("give --workdir DIR of a training, or --config FILE with --config.init.path=WEIGHTS")
     validate(config)
     output = Path(OUTPUT.value).expanduser()
@@ -135,11 +138,11 @@ def predict_images(
         for end, nats in zip(UNCERTAINTY_ENDS, uncertainty, strict=False):
             write_nats(target.with_name(target.name + end), nats, info.num_classes)
         if sheet is not None:
-            Image.fromarray(sheet).save(target.with_name(target.name + ATTENTION_END))
+            _save(target.with_name(target.name + ATTENTION_END), Image.fromarray(sheet))
         present = np.bincount(label.ravel(), minlength=info.num_classes)
         mixed = pictures.overlay(image, label, info.palette)
         legend = pictures.legend(info.class_names, info.palette, present, width=max(mixed.shape[1], 320))
-        Image.fromarray(pictures.grid([mixed, legend])).save(target.with_name(f"{target.name}_overlay.png"))
+        _save(target.with_name(f"{target.name}_overlay.png"), Image.fromarray(pictures.grid([mixed, legend])))
     print(f"{len(files) - len(bad)} of {len(files)} images are predicted; they are in {output}")
     if bad:
         sys.exit(f"{len(bad)} could not be read: " + ", ".join(str(path) for path in bad[:20]))
@@ -343,13 +346,20 @@ def write_label_map(path: Path, label: np.ndarray, palette: np.ndarray) -> None:
     """A palette PNG: pixel value k is class k, shown in its colour."""
     image = Image.fromarray(label, mode="P")
     image.putpalette(palette.ravel().tolist())
-    image.save(path)
+    _save(path, image)
 
 
 def write_nats(path: Path, nats: np.ndarray, num_classes: int) -> None:
     """float32 [H, W] from 0 to ln(num_classes) as a PNG with 16 bits of grey from 0 to 65535."""
     scaled = np.clip(nats / np.log(num_classes), 0, 1) * 65535
-    Image.fromarray(np.round(scaled).astype(np.uint16)).save(path)
+    _save(path, Image.fromarray(np.round(scaled).astype(np.uint16)))
+
+
+def _save(path: Path, image: Image.Image) -> None:
+    """So that where the process is killed no half of a picture stays under its name."""
+    begun = path.with_name(f".{path.name}.begun")
+    image.save(begun, format="PNG")
+    begun.replace(path)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from rich.progress import track
 from segjax import build, build_evaluation
 from segjax.core import sharding
 from segjax.core.batch import denormalise
-from segjax.core.config import CRF_FIELDS
+from segjax.core.config import CRF_FIELDS, load_workdir_config
 from segjax.core.logger import read_json, write_json
 from segjax.core.main import run
 from segjax.core.validation import validate
@@ -52,6 +52,8 @@ def main() -> None:
     """From flags to crf.json, in the order in which it happens."""
     config = CONFIG.value
     if config is None:
+        if WORKDIR.value:
+            load_workdir_config(WORKDIR.value)  # says what is not there
         raise ValueError("give --workdir DIR of a training")
     if jax.process_count() > 1:
         raise ValueError(f"the search runs in one process; there are {jax.process_count()}")

@@ -58,7 +58,7 @@ def test_flags_change_the_protocol_and_the_file_says_so(trained, tmp_path):
     ("arguments", "message"),
     [
         ((), "give --workdir DIR"),
-        (("--workdir=/nowhere",), "give --workdir DIR"),
+        (("--workdir=/nowhere",), "/nowhere/config.json must be there"),
         ((*SMALL,), "needs weights"),
     ],
 )

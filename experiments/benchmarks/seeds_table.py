@@ -47,9 +47,12 @@ def experiments(folder, wanted):
 
 def train(folder, name, seed, workdir, extra):
     """The summary of a run, or None where it failed; its output lies in the workdir."""
-    summary = workdir / "summary.json"
+    summary, given = workdir / "summary.json", workdir / "arguments.json"
+    if given.is_file() and (earlier := json.loads(given.read_text())) != list(extra):
+        raise SystemExit(f"{workdir} was begun with {earlier}; received {list(extra)}: give another --workdir")
     if not summary.is_file():
         workdir.mkdir(parents=True, exist_ok=True)
+        given.write_text(json.dumps(list(extra)))
         file, _, variant = name.partition(":")
         command = [
             sys.executable,
@@ -76,6 +79,7 @@ def without_folders(argument):
 
 
 def row(name, seed, summary, extra):
+    commit = summary["git_commit"] or ""  # None where the code is no git checkout
     hardware = f"{summary['devices']} {summary['device_kind']} devices, {os.cpu_count()} cores, {platform.machine()}"
     return {
         "experiment": name,
@@ -85,7 +89,7 @@ def row(name, seed, summary, extra):
         "steps": summary["step"],
         "minutes": f"{summary['seconds'] / 60:.1f}",
         "images_per_second": f"{summary['images_per_second']:.1f}",
-        "commit": summary["git_commit"][:7] + ("-dirty" if summary["git_commit"].endswith("dirty") else ""),
+        "commit": commit[:7] + ("-dirty" if commit.endswith("dirty") else ""),
         "hardware": hardware,
         "changed": " ".join(map(without_folders, extra)).strip(),
     }

@@ -88,7 +88,9 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _with_config_of_workdir(arguments: list[str]) -> list[str]:
-    """Where there is a --workdir and no --config, add the config of that workdir."""
+    """Where there is a --workdir and no --config, add the config of that workdir, for a main that takes one."""
+    if "config" not in flags.FLAGS:
+        return arguments
     workdir, has_config = None, False
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.lstrip("-").partition("=")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.io import loadmat
 
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
@@ -182,24 +182,27 @@ def encoded_example(archive: Archive, image: Path | Page, *rest: Any) -> dict[st
 def encoded_image(file: Path | Page, size: tuple[int, int]) -> bytes:
     """The file's own bytes where they can be stored as they are, else PNG of the same pixels.
 
-    Some photographs say in their EXIF that they are to be turned, but were labelled as they are stored; the size of the
-    label tells.
+    Some photographs say in their EXIF that they are to be turned, but were labelled as they are stored. The size of the
+    label tells; where both ways have it, the label is taken for one of the pixels as they are stored.
 
     Raises:
       ValueError: image and label differ in size.
     """
     data = file.read_bytes()
-    image = read_image(data)
-    turned = image.shape[:2] != size
+    image, as_stored = read_image(data), False
+    with Image.open(io.BytesIO(data)) as header:
+        kept = header.format in ("PNG", "JPEG") and header.mode in ("RGB", "L")
+        turned = header.getexif().get(ExifTags.Base.Orientation, 1) != 1
     if turned:
-        image = unturned(data)
+        stored = unturned(data)
+        if stored.shape[:2] == size:
+            image, as_stored = stored, True
     if image.shape[:2] != size:
         raise ValueError(
             f"image and label must have one size; (height, width) of {file} is {image.shape[:2]}, of its label {size}"
         )
-    with Image.open(io.BytesIO(data)) as header:
-        if header.format in ("PNG", "JPEG") and header.mode in ("RGB", "L") and not turned:
-            return data
+    if kept and not as_stored:
+        return data
     return png_bytes(image)
 
 
@@ -257,7 +260,7 @@ def listed(file: Path) -> list[str]:
     """The names in a split's list, one a line, the first word of each."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing")
-    return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+    return [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def with_suffix(stem: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Path:

@@ -1,6 +1,7 @@
 """A data set and a model's probabilities -> scores, pictures, and the file that says how both were made."""
 
 import concurrent.futures
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from rich.progress import track
 
 from segjax.core import charts, pictures, sharding
 from segjax.core.batch import IGNORE_LABEL
-from segjax.core.logger import write_json
+from segjax.core.logger import read_json, write_json
 from segjax.evaluation import metrics, video
 from segjax.evaluation.inference import Apply
 from segjax.evaluation.protocol import Protocol
@@ -179,6 +180,18 @@ class Evaluator:
         """The scores that are one number."""
         return {name: value for name, value in scores.items() if np.ndim(value) == 0}
 
+    def check_folder(self, folder: str | Path) -> None:
+        """Raise ValueError where `write` would put its scores in the place of those of other images or settings."""
+        path = Path(folder) / f"evaluation-{self.protocol.name}.json"
+        there, ours = read_json(path).get("protocol", {}), json.loads(json.dumps(self.protocol.to_dict()))
+        differing = [name for name in there if name in ours and there[name] != ours[name]]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{path} holds scores by another protocol: its {name} is {there[name]!r}, here {ours[name]!r}. Give"
+                " --output=DIR for these scores"
+            )
+
     def write(self, folder: str | Path, scores: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Path:
         """Write the last call's scores and pictures. Returns the path of the first of these files:
 
@@ -211,7 +224,9 @@ class Evaluator:
             },
         )
         counts = dict(zip(CLASS_COUNTS, scores["per_image_counts"].swapaxes(0, 1), strict=True))
-        np.savez_compressed(folder / f"per_image-{self.protocol.name}.npz", ids=np.array(self.dataset.ids), **counts)
+        begun = folder / f".per_image-{self.protocol.name}.begun.npz"
+        np.savez_compressed(begun, ids=np.array(self.dataset.ids), **counts)
+        begun.replace(folder / f"per_image-{self.protocol.name}.npz")
         charts.draw_confusion(folder / f"confusion-{self.protocol.name}.png", scores["confusion"], names)
         charts.draw_reliability(folder / f"reliability-{self.protocol.name}.png", *scores["calibration_bins"])
         for name, panel in self.panels.items():

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.backbones import build_backbone
+from segjax.models.backbones import WITH_OUTPUT_STRIDE, build_backbone
 from segjax.models.layers.aspp import ASPP
 from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.head import FCNHead
@@ -47,7 +47,7 @@ class DeepLabV3(nn.Module):
     Attributes:
       num_classes: channels of the logits.
       dtype: compute dtype; parameters and logits are float32.
-      backbone: one of BACKBONES that has an output stride.
+      backbone: one of WITH_OUTPUT_STRIDE.
       output_stride: of the features that the pyramid reads: 32, 16 or 8.
       rates: dilations of the pyramid; (6, 12, 18) at output stride 16 and (12, 24, 36) at 8 as published.
       multi_grid: dilations of the last stage's blocks in a ResNet, in units of that stage's own; () is 1 for all.
@@ -130,6 +130,8 @@ def backbone_fields(backbone: str, width: int, multi_grid: tuple, dilate_first: 
     Raises:
       ValueError: it cannot do what is asked for.
     """
+    if backbone not in WITH_OUTPUT_STRIDE:
+        raise ValueError(f"the backbone must be one of {', '.join(WITH_OUTPUT_STRIDE)}; received {backbone!r}")
     resnet = backbone.startswith("resnet")
     if multi_grid and not resnet:
         raise ValueError(f"multi_grid needs a ResNet as backbone; received {backbone!r} and {tuple(multi_grid)}")
@@ -140,4 +142,6 @@ def backbone_fields(backbone: str, width: int, multi_grid: tuple, dilate_first: 
         fields["dilate_first"] = True
     if backbone.startswith(("resnet", "vgg")):
         return {**fields, "width": width}
+    if backbone.startswith("densenet"):
+        return {**fields, "growth": width // 2}
     return {**fields, "width_multiplier": width / 64}

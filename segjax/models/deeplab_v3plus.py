@@ -64,7 +64,7 @@ class DeepLabV3Plus(nn.Module):
     Attributes:
       num_classes: channels of the logits.
       dtype: compute dtype; parameters and logits are float32.
-      backbone: one of BACKBONES that has an output stride.
+      backbone: one of WITH_OUTPUT_STRIDE.
       output_stride: of the features that the pyramid reads: 16 or 8.
       rates: dilations of the pyramid; (6, 12, 18) at output stride 16 and (12, 24, 36) at 8 as published.
       multi_grid, dilate_first: see `DeepLabV3`.

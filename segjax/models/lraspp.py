@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.backbones import BACKBONES, build_backbone
+from segjax.models.backbones import WITH_OUTPUT_STRIDE, build_backbone
 from segjax.models.layers.conv import Conv, ConvBlock
 from segjax.models.layers.upsample import resize_bilinear
 
@@ -27,7 +27,7 @@ class LRASPP(nn.Module):
     Attributes:
       num_classes: channels of the logits.
       dtype: compute dtype; parameters and logits are float32.
-      backbone: key of BACKBONES, one that has `output_stride`.
+      backbone: one of WITH_OUTPUT_STRIDE.
       output_stride: of the deepest features: 16 as published, 32 or 8.
       filters: channels of the deep branch, 128 as published.
     """
@@ -39,16 +39,16 @@ class LRASPP(nn.Module):
     filters: int = 128
 
     def __post_init__(self):
-        if self.backbone not in BACKBONES or self.output_stride not in (32, 16, 8) or self.filters < 1:
+        if self.backbone not in WITH_OUTPUT_STRIDE or self.output_stride not in (32, 16, 8) or self.filters < 1:
             raise ValueError(
-                f"LRASPP needs a backbone of {', '.join(BACKBONES)}, output_stride 32, 16 or 8 and filters >= 1;"
-                f" received backbone={self.backbone!r}, output_stride={self.output_stride}, filters={self.filters}"
+                f"LRASPP needs a backbone of {', '.join(WITH_OUTPUT_STRIDE)}, output_stride 32, 16 or 8 and"
+                f" filters >= 1; received backbone={self.backbone!r}, output_stride={self.output_stride}, filters={self.filters}"
             )
         super().__post_init__()
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """image floating [N, H, W, C], any H and W >= 1, to logits float32 [N, H, W, num_classes]."""
+        """image floating [N, H, W, C], H and W that the backbone takes, to logits float32 [N, H, W, num_classes]."""
         backbone = build_backbone(self.backbone, dtype=self.dtype, output_stride=self.output_stride, name="backbone")
         features = backbone(image, train=train)
         low, high = features[8], features[32]

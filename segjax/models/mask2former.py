@@ -136,7 +136,8 @@ class Mask2Former(nn.Module):
         """
         rows, columns = (-(-length // 4) for length in image.shape[1:3])
         classes, masks = zip(*self._predict(image, train), strict=True)
-        return MaskOutput(classes, tuple(mask[:, :rows, :columns].transpose(0, 3, 1, 2) for mask in masks))
+        masks = tuple(mask[:, :rows, :columns].transpose(0, 3, 1, 2) for mask in masks)
+        return MaskOutput(classes, masks, stride=4)
 
     @nn.compact
     def _predict(self, image, train):

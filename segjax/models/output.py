@@ -26,7 +26,10 @@ class MaskOutput:
       class_logits: float32 [N, Q, num_classes + 1] of each prediction, the last one final; the last class is "no
         object".
       mask_logits: float32 [N, Q, h, w] of each prediction, whose sigmoid is a mask.
+      stride: side, in pixels of the image, of the square that one of h x w is; of those at the bottom and at the right
+        a part may lie outside of the image. 0: they are as large as fits the image.
     """
 
     class_logits: tuple[jax.Array, ...]
     mask_logits: tuple[jax.Array, ...]
+    stride: int = flax.struct.field(pytree_node=False, default=0)

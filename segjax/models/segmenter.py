@@ -11,6 +11,9 @@ With 150 classes, the mask transformer and the embeddings of images of 512 pixel
 ImageNet too, which is never used: 7, 27, 106 and 334 million, where their code makes 6.9, 26.4, 103.3 and (at 640
 pixels) 334.3.
 
+Of two classes the normalisation over the classes leaves little more than which score is larger, and hardly a
+gradient: give decoder="linear" there.
+
 Deviations: see `backbones/vit.py`. The dropout of the decoder does not apply to the weights of attention. The epsilon
 of the encoder's normalisations is 1e-6, with which its weights were trained on ImageNet; the authors go on with 1e-5.
 """

@@ -1,6 +1,7 @@
 """A study's folder -> all that statistics and reports need of it. Reads files only: no data set, model or device."""
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,8 +150,14 @@ def read_run(workdir: Path, row: str, seed: int) -> RunResult:
     counts = path.with_name(path.name.replace("evaluation-", "per_image-", 1)).with_suffix(".npz")
     per_image = None
     if counts.is_file():
-        with np.load(counts) as arrays:
-            per_image = ImageCounts(**{name: arrays[name] for name in ImageCounts._fields})
+        try:
+            with np.load(counts) as arrays:
+                per_image = ImageCounts(**{name: arrays[name] for name in ImageCounts._fields})
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{counts} must hold the counts that segjax.evaluate writes; it can't be read: {error}. python -m"
+                f" segjax.evaluate --workdir={workdir} writes it again"
+            ) from error
     return RunResult(
         row=row,
         seed=seed,

@@ -5,7 +5,7 @@ arXiv:2107.06278), section 3.2. Segments are classes of an image, or its instanc
 matching too.
 
 Deviation: a point that lies on an unlabelled pixel counts nowhere, as in our other losses; in the authors' code it lies
-outside of every mask.
+outside of every mask. An image without a labelled pixel teaches its queries "no object", as theirs does.
 """
 
 from collections.abc import Mapping
@@ -111,6 +111,8 @@ def mask_classification(
         raise ValueError(f"a model needs as many queries as an image may have segments, {count}; it has {queries}")
     if count > IGNORE_LABEL:
         raise ValueError(f"an image may have {IGNORE_LABEL} segments at most; received {count}")
+    if output.stride:
+        segments = _with_border(segments, [output.stride * length for length in output.mask_logits[0].shape[2:]])
     total, terms = 0.0, {}
     for number, (classes, masks) in enumerate(zip(output.class_logits, output.mask_logits, strict=True)):
         match_key, loss_key = jax.random.split(jax.random.fold_in(key, number))
@@ -122,6 +124,13 @@ def mask_classification(
         terms = {"class": class_loss(classes, segments.classes, query, no_object_weight), "mask": mask, "dice": dice}
         total = total + sum(weights[name] * value for name, value in terms.items())
     return total, terms
+
+
+def _with_border(segments, size):
+    """With unlabelled pixels at the bottom and at the right, up to a size (height, width)."""
+    pads = ((0, 0), *((0, after - before) for before, after in zip(segments.index.shape[1:], size, strict=True)))
+    index = jnp.pad(segments.index, pads, constant_values=IGNORE_LABEL)
+    return segments._replace(index=index, labelled=jnp.pad(segments.labelled, pads))
 
 
 def match(

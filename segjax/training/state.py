@@ -40,7 +40,10 @@ class TrainState:
     nonfinite_parts: jax.Array
 
     def eval_variables(self) -> dict[str, Any]:
-        """What the model is evaluated with: the average of the parameters where there is one; no states of clips."""
+        """What the model is evaluated with: the average of the parameters where there is one; no states of clips.
+
+        The running statistics of batch normalisation are those of the parameters themselves, not of their average.
+        """
         return {"params": self.ema or self.params, **without_memory(self.model_state)}
 
 

@@ -120,6 +120,15 @@ def test_a_turned_photograph_fits_its_label(tmp_path, labelled):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(("orientation", "size"), [(3, (9, 12)), (6, (9, 9))])
+def test_a_photograph_that_fits_both_ways_stays_as_it_is_stored(tmp_path, orientation, size):
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(encoded_image(tmp_path / "a.png", size)), np.asarray(stored))
+
+
 def test_a_table_refuses_values_that_it_does_not_have():
     values = np.array([[1, 2], [0, 9]], np.uint8)
     np.testing.assert_array_equal(looked_up(values, {0: 255, 1: 0, 2: 1, 9: 5}), [[0, 1], [255, 5]])

@@ -133,6 +133,12 @@ def test_one_example_can_have_several_problems():
     assert len(example_problems({"image": image, "label": label}, INFO)) == 2
 
 
+def test_a_published_set_may_have_images_without_labels():
+    image, label = np.zeros((4, 5, 3), np.uint8), np.full((4, 5), 255, np.uint8)
+    assert example_problems({"image": image, "label": label}, INFO, published=True) == []
+    assert "labelled pixel" in example_problems({"image": image, "label": label}, INFO)[0]
+
+
 @pytest.mark.parametrize(("silent", "shown"), [(0.0, True), (60.0, False)])
 def test_progress_shows_only_when_it_takes_long(monkeypatch, silent, shown):
     made_bars = []

@@ -109,6 +109,9 @@ def test_what_is_written(one_device_mesh, tmp_path):
     assert found["confusion"]["pixels"] == expected_confusion().tolist()
     assert found["weights"] == "w"
     assert {p.name for p in (tmp_path / "predictions").iterdir()} == {"x_0.png", "x_4.png"}
+    assert not list(tmp_path.glob(".*"))
+    made.check_folder(tmp_path)
+    made.check_folder(tmp_path / "elsewhere")
     with np.load(tmp_path / "per_image-test_val_whole.npz") as counts:
         assert counts["ids"].tolist() == [f"x/{k}" for k in range(5)]
         for number, name in enumerate(("intersection", "labelled", "predicted")):
@@ -118,6 +121,16 @@ def test_what_is_written(one_device_mesh, tmp_path):
     assert f"{100 * scores['iou'][0]:.2f}" in table
     assert next(line for line in table.splitlines() if line.startswith("d ")).split() == ["d", "-", "-"]
     assert set(made.scalars(scores)) >= {"mIoU", "pixel_accuracy", "mean_accuracy", "mean_dice"}
+
+
+def test_scores_of_other_images_are_not_overwritten(one_device_mesh, tmp_path):
+    made = evaluator(one_device_mesh)
+    path = made.write(tmp_path, made({}))
+    found = json.loads(path.read_text())
+    found["protocol"]["images"] = "of another folder"
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"whole.json holds scores by another protocol: its images .*--output=DIR"):
+        made.check_folder(tmp_path)
 
 
 def test_per_image_miou_equals_the_one_on_the_host():

@@ -119,3 +119,18 @@ def test_training_logits_equal_torchvision(variant="torchvision-resnet50"):
 def test_wrong_fields_are_explained(fields, message):
     with pytest.raises(ValueError, match=message):
         DeepLabV3(num_classes=2, **fields)
+
+
+@pytest.mark.parametrize("model", ["deeplab_v3", "deeplab_v3plus"])
+def test_densenet_is_a_backbone_and_one_without_output_stride_is_refused(model):
+    image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+
+    def shapes(backbone):
+        network = build_model(model, num_classes=3, backbone=backbone, width=8)
+        return jax.eval_shape(lambda x: network.init_with_output(jax.random.key(0), x), image)
+
+    logits, variables = shapes("densenet121")
+    assert logits.shape == (2, 64, 64, 3)
+    assert variables["params"]["backbone"]["conv0"]["conv"]["kernel"].shape[-1] == 8  # 64 / 8
+    with pytest.raises(ValueError, match="the backbone must be one of densenet121, .* received 'swin_tiny'"):
+        shapes("swin_tiny")

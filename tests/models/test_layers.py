@@ -232,6 +232,15 @@ def test_batch_norm_without_mutable_statistics_leaves_them():
     np.testing.assert_allclose(y.var((0, 1, 2)), 1, rtol=1e-3)
 
 
+def test_batch_norm_refuses_single_values_in_training():
+    model = norm.BatchNorm()
+    variables = model.init(jax.random.key(0), random((1, 1, 1, 4)), train=True)
+    with pytest.raises(ValueError, match=r"more than one value a channel in training; received \[1, 1, 1, 4\]"):
+        model.apply(variables, random((1, 1, 1, 4)), train=True, mutable=["batch_stats"])
+    model.apply(variables, random((2, 1, 1, 4)), train=True, mutable=["batch_stats"])
+    model.apply(variables, random((1, 1, 1, 4)), train=False)
+
+
 def test_batch_norm_in_bfloat16_has_float32_statistics():
     x = (random((4, 33, 31, 2)) + 3).astype(jnp.bfloat16)
     model = norm.BatchNorm(dtype=jnp.bfloat16)
@@ -322,6 +331,20 @@ def test_convolve_equals_reference(size, dilation, groups):
         feature_group_count=groups,
     )
     np.testing.assert_allclose(out, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("side", [1, 4, 9])
+@pytest.mark.parametrize(("size", "strides", "rate"), [(4, (1, 1), 4), (3, (2, 2), 6), (2, (1, 1), 16)])
+def test_an_image_smaller_than_its_kernel(size, strides, rate, side):
+    """Where outer taps are left out, the padding of those that are left can be negative."""
+    x, kernel = random((1, side, side, 3)), random((size, size, 3, 2), seed=1)
+    arguments = dict(rhs_dilation=(rate, rate), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    found = conv.convolve(x, kernel, strides, "SAME", **arguments)
+    np.testing.assert_allclose(found, jax.lax.conv_general_dilated(x, kernel, strides, "SAME", **arguments), atol=1e-5)
+    depthwise = jnp.ones((size, size, 1, 3))
+    found = conv.convolve(x, depthwise, strides, "SAME", feature_group_count=3, **arguments)
+    wanted = jax.lax.conv_general_dilated(x, depthwise, strides, "SAME", feature_group_count=3, **arguments)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_conv_block_has_a_bias_only_without_normalisation():

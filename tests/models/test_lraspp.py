@@ -57,3 +57,15 @@ def test_training_logits_and_gradients_equal_torchvision(networks):
 def test_wrong_fields_are_explained(fields):
     with pytest.raises(ValueError, match="LRASPP needs a backbone of .*received .*" + str(*fields.values())):
         LRASPP(num_classes=2, **fields)
+
+
+def test_backbones_without_an_output_stride_are_refused():
+    with pytest.raises(ValueError, match="needs a backbone of densenet121, .*received backbone='swin_tiny'"):
+        LRASPP(num_classes=3, backbone="swin_tiny")
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "densenet121"])
+def test_images_too_small_for_the_backbone_are_refused(backbone):
+    model = LRASPP(num_classes=3, backbone=backbone)
+    with pytest.raises(ValueError, match=r"pixels a side or more; received \(1, 12, 64, 3\)"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 12, 64, 3))))

@@ -264,9 +264,23 @@ def test_without_counts_of_the_images_seeds_decide_alone(tmp_path):
     assert np.isnan(flipped.p) and flipped.verdict == "not tested"
 
 
+def test_counts_that_are_cut_off_are_named(tmp_path):
+    make_study(tmp_path / "made")
+    path = next((tmp_path / "made").rglob("*.npz"))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"per_image-.*npz must hold the counts .* segjax.evaluate --workdir="):
+        read_study(tmp_path / "made")
+
+
 def test_main_writes_three_files(folder):
     run_main("report", f"--workdir={folder}")
     assert {path.name for path in folder.glob("report.*")} == {"report.html", "report.md", "report.tex"}
+
+
+def test_main_says_that_a_training_is_no_study(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    output = run_main("report", f"--workdir={tmp_path}", status=1)
+    assert "study.json" in output and "Traceback" not in output and "Unknown command line flag" not in output
 
 
 @pytest.mark.parametrize(

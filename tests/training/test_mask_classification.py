@@ -269,3 +269,25 @@ def test_a_group_of_objects_is_a_class_but_no_object(monkeypatch, segments):
     expected = {"classes": {0: 0, 3: 3}, "instances": {0: 3}, "panoptic": {0: 0, 1: 3}}[segments]
     assert {number: int(value) for number, value in enumerate(seen[0].classes[0]) if value >= 0} == expected
     assert seen[0].labelled[0, 0].tolist() == [True, True, *[segments == "classes"] * 2, False]
+
+
+@pytest.mark.parametrize("side", [32, 33, 30, 5])
+def test_masks_lie_where_their_label_does_at_any_size(side):
+    """A pixel of the masks is a square of 4x4 of the image, also where part of the last one is outside of it."""
+    squares = -(-side // 4)
+    of_square = (np.add.outer(np.arange(squares), 2 * np.arange(squares)) // 4 % 2).astype(np.uint8)
+    label = of_square.repeat(4, 0).repeat(4, 1)[None, :side, :side]
+    masks = 20.0 * (of_square == np.arange(2)[:, None, None])[None] - 10.0
+    segments = segments_of(jnp.asarray(label), 2)
+    queries = jnp.zeros((1, 2, 3))
+
+    def terms(**stride):
+        output = MaskOutput((queries,), (jnp.asarray(masks, jnp.float32),), **stride)
+        return mask_classification(output, segments, jax.random.key(0), points=4000)[1]
+
+    whole = jnp.asarray(of_square.repeat(4, 0).repeat(4, 1)[None])
+    output = MaskOutput((queries,), (jnp.asarray(masks, jnp.float32),))
+    best = mask_classification(output, segments_of(whole, 2), jax.random.key(0), points=4000)[1]
+    assert terms(stride=4)["dice"] < 1.3 * best["dice"] + 0.02
+    if side % 4:
+        assert terms()["dice"] > 1.3 * terms(stride=4)["dice"]

@@ -1,12 +1,16 @@
 """Rematerialisation: the same numbers, with less kept for the gradient."""
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from segjax import build
 from segjax.core import program
-from segjax.training.step import make_forward
+from segjax.models.layers.conv import Conv
+from segjax.models.layers.upsample import ConvTranspose, resize_bilinear
+from segjax.training.step import _kept, make_forward
 from tests.training.test_communication import config_of
 
 
@@ -38,5 +42,26 @@ def test_elementwise_gives_the_same_gradient_statistics_and_dropout(one_device_m
 def test_what_is_kept_counted_by_hand():
     """sin(x) w keeps cos(x), and sin(x) for w's own gradient; x and w are arguments."""
     x, w = (jax.ShapeDtypeStruct((5, 7), np.float32) for _ in range(2))
-    function = lambda both: ((jax.numpy.sin(both[0]) * both[1]).sum(), None)  # noqa: E731
+    function = lambda both: ((jnp.sin(both[0]) * both[1]).sum(), None)  # noqa: E731
     assert program.kept_for_gradient(function, (x, w)) == 2 * 5 * 7 * 4
+
+
+class Resized(nn.Module):
+    """Each kind of layer whose result is large."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(Conv(32, (3, 3))(x))
+        x = jnp.sin(resize_bilinear(x, (16, 16)))
+        x = nn.relu(ConvTranspose(6, 2)(nn.relu(Conv(8, (1, 1))(x))))
+        return jnp.sin(nn.Dense(5)(x)).sum(), None
+
+
+def test_results_of_convolutions_and_of_products_with_parameters_are_kept_and_nothing_else():
+    x = np.ones((2, 8, 8, 32), np.float32)
+    variables = Resized().init(jax.random.key(0), x)
+    run = jax.checkpoint(lambda variables: Resized().apply(variables, x), policy=_kept)
+    kept = program.kept_for_gradient(run, variables)
+    results = 2 * (8 * 8 * 32 + 16 * 16 * 8 + 32 * 32 * 6 + 32 * 32 * 5) * 4
+    constants = x.nbytes + 2 * 16 * 8 * 4
+    assert results <= kept <= results + constants

@@ -15,7 +15,8 @@ from segjax.data.archive import Archive, Found, first_folder, listed, load_archi
 from segjax.data.images import read_mask
 from segjax.data.sets import davis2016
 
-COUNTS = {"train": 4219, "val": 1999}
+COUNTS = {"train": 4209, "val": 1999}
+"""Frames of the released files; the paper's table, made before, has 4219 and 2023."""
 
 CITATION = """@article{ponttuset2017davis,
   author = {Pont-Tuset, Jordi and Perazzi, Federico and Caelles, Sergi and Arbel{\\'a}ez, Pablo and

@@ -134,7 +134,14 @@ def _files(root: Path, folder: str, suffixes: tuple[str, ...]) -> dict[str, Path
 
 def _read_splits(root: Path) -> dict[str, list[str]]:
     files = sorted((root / "splits").glob("*.txt"))
-    return {file.stem: [line.strip() for line in file.read_text().splitlines() if line.strip()] for file in files}
+    return {file.stem: [line.strip() for line in _text(file).splitlines() if line.strip()] for file in files}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be text in UTF-8; it can't be read: {error}") from error
 
 
 def _stamped(paths: Sequence[Path]) -> tuple[tuple[str, int], ...]:
@@ -159,7 +166,7 @@ def _statistics_of(stamped: tuple[tuple[str, int], ...]) -> tuple[tuple[float, .
 def _class_names(root: Path, masks: Sequence[Path], ignore_label: int | None) -> tuple[str, ...]:
     file = root / "classes.txt"
     if file.is_file():
-        names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+        names = tuple(line.strip() for line in _text(file).splitlines() if line.strip())
         if len(names) < 2:
             raise ValueError(f"{file} must name two or more classes, one a line; it names {len(names)}")
         return names

@@ -8,6 +8,7 @@ dilate their convolutions instead (Chen et al. 2017). Those that begin with patc
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ from segjax.models.backbones.swin import Swin
 from segjax.models.backbones.vgg import VGG16
 from segjax.models.backbones.xception import Xception65
 
-__all__ = ["BACKBONES", "FeatureInfo", "build_backbone"]
+__all__ = ["BACKBONES", "WITH_OUTPUT_STRIDE", "FeatureInfo", "build_backbone"]
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "convnext_tiny": ConvNeXt,
@@ -49,6 +50,13 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "vgg16_bn": functools.partial(VGG16, batch_norm=True),
     "xception65": Xception65,
 }
+
+WITH_OUTPUT_STRIDE = tuple(
+    name
+    for name, backbone in BACKBONES.items()
+    if "output_stride" in inspect.signature(getattr(backbone, "func", backbone)).parameters
+)
+"""Those that can keep the resolution of their last stages."""
 
 
 def build_backbone(name: str, /, **fields: Any) -> nn.Module:

@@ -65,6 +65,8 @@ class DenseNet121(nn.Module):
         image is floating [N, H, W, C], H and W >= 32 (each pooling of a transition leaves a last odd row or column
         out); features are of `dtype`.
         """
+        if min(image.shape[1:3]) < 32:
+            raise ValueError(f"DenseNet121 needs images of 32 pixels a side or more; received {image.shape}")
         x = ConvBlock(2 * self.growth, (7, 7), (2, 2), padding=3, dtype=self.dtype, name="conv0")(
             image.astype(self.dtype), train=train
         )

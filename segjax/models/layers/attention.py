@@ -62,9 +62,17 @@ def chosen_form(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Ar
     """What "auto" is: cudnn on GPUs in 16 bits where cuDNN has it; else by the size of the matrix of weights."""
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     fits = key.shape == value.shape and key.shape[-1] % 8 == 0 and key.shape[-1] <= 128
-    if half and fits and bias is None and jax.default_backend() == "gpu":
+    if half and fits and bias is None and _has_cudnn_attention():
         return "cudnn"
     return "chunked" if query.shape[1] > CHUNK and query.shape[1] * key.shape[1] >= LARGE else "whole"
+
+
+def _has_cudnn_attention():
+    """cuDNN's attention needs an NVIDIA GPU of compute capability 8.0 or more; those of others call it otherwise."""
+    if jax.default_backend() != "gpu":
+        return False
+    major = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]
+    return major.isdigit() and int(major) >= 8
 
 
 def weights(query: jax.Array, key: jax.Array, bias: jax.Array | None = None, *, scale: float) -> jax.Array:

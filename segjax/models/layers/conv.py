@@ -208,7 +208,8 @@ def _shifted_products(x, kernel, strides, pads, dilation):
 
 def _shifts(x, window, strides, pads, dilation):
     """What each tap of a kernel sees, row by row: [N, H', W', C] each."""
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    widths = [(0, 0, 0), *((before, after, 0) for before, after in pads), (0, 0, 0)]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), widths)  # which cuts where a width is negative
     sizes = [
         (size - (k - 1) * d - 1) // s + 1
         for size, k, d, s in zip(x.shape[1:3], window, dilation, strides, strict=False)

@@ -45,6 +45,9 @@ class BatchNorm(nn.Module):
 
         With train=True the statistics of x are used and, where "batch_stats" is mutable, the running ones
         move; with train=False the running ones are used.
+
+        Raises:
+          ValueError: the running statistics would become those of single values, whose variance is 0.
         """
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
@@ -57,6 +60,11 @@ class BatchNorm(nn.Module):
             return y.astype(self.dtype)
         y, mean, var = normalise(x, scale, bias, self.epsilon)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            if x.size == channels:
+                raise ValueError(
+                    f"batch normalisation needs more than one value a channel in training; received {list(x.shape)} in"
+                    f" {'/'.join(self.path)}. Give a larger data.batch_size, or a smaller training.accumulate"
+                )
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
         return y.astype(self.dtype)

@@ -235,6 +235,17 @@ def test_what_cannot_be_a_folder(tmp_path):
     (tmp_path / "classes.txt").write_text("alone\n")
     with pytest.raises(ValueError, match="two or more classes"):
         folder.load(tmp_path, "train")
+    (tmp_path / "classes.txt").write_text("one\ntwo\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="classes.txt must be text in UTF-8"):
+        folder.load(tmp_path, "train")
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_a_name(tmp_path):
+    write(tmp_path, some(3), splits={"train": ["e00"]})
+    (tmp_path / "classes.txt").write_text("sky\nroad\nsign\n", encoding="utf-8-sig")
+    (tmp_path / "splits/train.txt").write_text("e01\n", encoding="utf-8-sig")
+    found = folder.load(tmp_path, "train")
+    assert found.info.class_names[0] == "sky" and list(found.ids) == ["e01"]
 
 
 @pytest.mark.parametrize(
