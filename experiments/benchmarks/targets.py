@@ -33,8 +33,8 @@ KEPT_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",
 }
-"""What launch.sh sets on a CPU. Here it is asked for: with large pages, and PyTorch taking turns in the same process,
-half of SegNet's steps took twice their time on one machine; alone, they did not."""
+"""What launch.sh sets on a CPU, for both libraries here. On one machine half of SegNet's steps took twice their time
+with it, where PyTorch took turns in the same process; --no-kept_memory leaves it out."""
 
 SIDES = {"segjax": "segjax", "pytorch eager": "eager", "torch.compile": "compile"}
 
@@ -93,7 +93,12 @@ def main():
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--block", type=int, default=0, help="steps between waits for the device; 0: 1, on a GPU 5")
     parser.add_argument("--torch_compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--kept_memory", action="store_true", help="with launch.sh's settings of glibc's memory")
+    parser.add_argument(
+        "--kept_memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with launch.sh's settings of glibc's memory",
+    )
     parser.add_argument("--profile", default="", help="folder for JAX's profiles")
     parser.add_argument("--devices", default="", help="numbers of simulated devices of a CPU; default: 1,2")
     parser.add_argument("--output", type=Path, default=RESULTS / "benchmark.csv")

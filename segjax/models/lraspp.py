@@ -42,7 +42,8 @@ class LRASPP(nn.Module):
         if self.backbone not in WITH_OUTPUT_STRIDE or self.output_stride not in (32, 16, 8) or self.filters < 1:
             raise ValueError(
                 f"LRASPP needs a backbone of {', '.join(WITH_OUTPUT_STRIDE)}, output_stride 32, 16 or 8 and"
-                f" filters >= 1; received backbone={self.backbone!r}, output_stride={self.output_stride}, filters={self.filters}"
+                f" filters >= 1; received backbone={self.backbone!r}, output_stride={self.output_stride},"
+                f" filters={self.filters}"
             )
         super().__post_init__()
 
