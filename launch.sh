@@ -251,13 +251,8 @@ case $command in
     if [ "$module" = train ] && ! has --config "$@" && ! has --help "$@" && ! has --helpfull "$@"; then
       arguments+=(--config "$example")
       has --workdir "$@" || arguments+=(--workdir runs/digit_scenes_unet)
-      # XLA leaves much of a small network to one core; as two devices, two cores share the batch (1.3x as fast).
-      if [ "$processes" -gt 1 ]; then
-        :
-      elif [ "$(accelerator)" != cpu ]; then
+      if [ "$processes" -eq 1 ] && [ "$(accelerator)" != cpu ]; then
         has --config.parallel.data "$@" || arguments+=(--config.parallel.data=1) # its batch of 2 needs one device
-      elif [ -z "${XLA_FLAGS:-}" ]; then
-        export XLA_FLAGS=--xla_force_host_platform_device_count=2
       fi
     fi
     if [ "$processes" -gt 1 ]; then

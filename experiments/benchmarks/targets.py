@@ -2,8 +2,8 @@
 
   PYTHONPATH=. python experiments/benchmarks/targets.py [--networks unet,segnet] [--steps 20] [--profile runs/profile]
 
-On a CPU in float32, 2 images of 128x128 (129x129 for v3+), by one device of all cores and by two simulated ones of
-which each has an image, as `./launch.sh train` does; on a GPU in bfloat16, 16 of 512x512. Each network is a process of
+On a CPU in float32, 2 images of 128x128 (129x129 for v3+), by one device of all cores, which is the target, and by two
+simulated ones of which each has an image; on a GPU in bfloat16, 16 of 512x512. Each network is a process of
 `segjax.benchmark --against pytorch`, in which ours, PyTorch eager and torch.compile take turns. Writes its
 rows into experiments/results/benchmark.csv, where the rows of other devices, networks and modes stay; with --profile it
 also says where the time goes on the device, and keeps the profiles, which TensorBoard and Perfetto read. On a GPU,
