@@ -2,7 +2,7 @@
 
 Paper: Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015, in the form with same padding and BatchNorm.
 Command: ./launch.sh train  (or python -m segjax.train --config experiments/digit_scenes/unet.py --workdir DIR)
-Time and score: 3.2 minutes on two CPU cores, val mIoU 87.7 (README.md).
+Time and score: 1.8 minutes on two CPU cores, val mIoU 88.1 (README.md).
 """
 
 from ml_collections import ConfigDict
