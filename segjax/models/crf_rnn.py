@@ -9,8 +9,8 @@ Bandwidths and initial values are those of the authors' Caffe nets (github.com/t
 TVG_CRFRNN_COCO_VOC.prototxt), which learn the kernels' weights 10,000 times and the compatibility 1,000 times as fast
 as the network: `config.optimizer.rate_factors`. Kernels are normalised by the sum of their rows ("after"), as theirs.
 
-What an evaluation pads an image with takes part in the messages: `config.evaluation.size_multiple` = 1 pads with nothing,
-and compiles once for each size.
+What an evaluation pads an image with takes part in the messages: `config.evaluation.size_multiple` = 1 pads with
+nothing, and compiles once for each size.
 """
 
 from collections.abc import Sequence

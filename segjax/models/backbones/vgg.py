@@ -70,10 +70,9 @@ class VGG16(nn.Module):
         image is floating [N, H, W, C], H and W >= `output_stride`; features are of `dtype`. Each pooling with a step
         and a window of 2x2 leaves a last odd row or column out; with one of 3x3 features have ceil(H / stride) rows.
         """
-        if min(image.shape[1:3]) < self.output_stride:
-            raise ValueError(
-                f"VGG16 needs images of {self.output_stride} pixels a side or more; received {image.shape}"
-            )
+        least = self.feature_info[-1].stride
+        if self.pool_window == 2 and min(image.shape[1:3]) < least:
+            raise ValueError(f"VGG16 needs images of {least} pixels a side or more; received {image.shape}")
         x = image.astype(self.dtype)
         features, dilation = {}, 1
         for stage, (level, stride, channels) in enumerate(self.feature_info, start=1):
