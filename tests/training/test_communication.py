@@ -88,8 +88,8 @@ def test_microbatches_send_no_examples():
 def test_fully_sharded_parameters_are_gathered_for_each_pass(data, fsdp, gathers, monkeypatch):
     """A split parameter is gathered forwards and again backwards; of a convolution's kernel that is its own size each.
 
-    Where a CPU filters by Winograd's way, XLA keeps the kernel from the way there, and gathers once; and the gradient of
-    each kernel is summed over all devices at once.
+    Where a CPU filters by Winograd's way, XLA keeps the kernel from the way there, and gathers once; and the gradient
+    of each kernel is summed over all devices at once.
 
     Gradients of split parameters are summed over all devices too. XLA's CPU backend does so by an all-reduce of the
     whole array and cuts it afterwards, along `fsdp`, and then of what is left along `data`; others make a
