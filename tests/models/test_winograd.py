@@ -90,6 +90,12 @@ def test_where_it_is_used(image, kernel, options, expected):
     assert ("custom_vjp_call" in text and "name=convolve_3x3" in text) == expected
 
 
+def test_examples_that_do_not_divide_over_the_devices_take_the_plain_way():
+    image, kernel = jnp.zeros((12, 16, 16, 32)), jnp.zeros((3, 3, 32, 32))
+    suits = sharding.for_mesh(lambda count: winograd.suits(image[:count], kernel, SAME), sharding.make_mesh(4, 1))
+    assert suits(8) and suits(12) and not suits(10) and not suits(1)
+
+
 def test_sixteen_bits_take_the_plain_way():
     image, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 16, 16, 32), (3, 3, 32, 32)))
     assert not winograd.suits(image, kernel, SAME)

@@ -108,15 +108,14 @@ def _convolve(
 
     if undilated and feature_group_count == 1 and 0 < lhs.shape[0] * math.prod(sizes) <= features:
         return jax.lax.platform_dependent(lhs, rhs, cpu=windows, default=plain)
-    plain_steps = undilated and (*window_strides, *rhs_dilation) == (1, 1, 1, 1)
-    if plain_steps and (height, width) == (3, 3) and feature_group_count == 1 and precision is None:
+    unit_steps = undilated and tuple(window_strides) == (1, 1) and feature_group_count == 1
+    if unit_steps and (height, width) == (3, 3) and rhs_dilation == (1, 1) and precision is None:
         sides = tuple(map(tuple, pads))
         if winograd.suits(lhs, rhs, sides):
             filtered = functools.partial(winograd.convolve_3x3, pads=sides)
             return jax.lax.platform_dependent(lhs, rhs, cpu=filtered, default=plain)
     centred = all(tuple(pad) == (size // 2, size // 2) and size % 2 for pad, size in zip(pads, window, strict=True))
-    unchanged_size = centred and tuple(window_strides) == (1, 1) and undilated and feature_group_count == 1
-    if unchanged_size and features < min(32, lhs.shape[-1]):
+    if unit_steps and centred and features < min(32, lhs.shape[-1]):
         return _narrowing(plain, lhs, rhs)
     return plain(lhs, rhs)
 

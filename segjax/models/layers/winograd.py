@@ -37,11 +37,12 @@ def suits(image: jax.Array, kernel: jax.Array, pads: Pads) -> bool:
       kernel: [3, 3, C, F].
       pads: rows and columns of zeros (before, after) the image; the stride is 1.
     """
-    count = image.shape[0] // examples_parts()
-    height, width = (size + sum(pad) - 2 for size, pad in zip(image.shape[1:3], pads, strict=True))
+    count, left = divmod(image.shape[0], examples_parts())
+    height, width = _results(image, pads)
     tiles, channels = count * -(-height // 2) * -(-width // 2), kernel.shape[2:]
     return (
         row_parts() == 1
+        and left == 0
         and image.dtype == kernel.dtype == jnp.float32
         and all(side in (0, 1) for pad in pads for side in pad)
         and min(channels) >= MIN_CHANNELS
