@@ -85,22 +85,19 @@ def training_transform(config: ConfigDict, info: DatasetInfo):
             f" received {tuple(config.data.border_weight.object_classes)}"
         )
     crop_size = tuple(config.data.crop_size) if any(config.data.crop_size) else None
-    until = "transformed" if config_lib.augments_on_device(config) else "normalised"
     return transforms.build_transforms(
         {key: config.data.augment[key] for key in transforms.OFF},
         crop_size,
         **preprocessing(config, info),
         border_weight=config.data.border_weight.to_dict(),
         instances=config.loss.masks.segments != "classes",
-        until="drawn" if config.data.augment.on_device else until,
+        until="drawn" if config.data.augment.on_device else "transformed",
     )
 
 
-def augment(config: ConfigDict, info: DatasetInfo) -> Callable | None:
-    """(batch, key) -> batch of `segjax.data.augment.device_stage`, or None where the host does everything."""
+def augment(config: ConfigDict, info: DatasetInfo) -> Callable:
+    """(batch, key) -> batch of `segjax.data.augment.device_stage`: what `training_batches` leaves to the device."""
     options = config.data.augment
-    if not config_lib.augments_on_device(config):
-        return None
     return device_stage.build_device_stage(
         **preprocessing(config, info),
         crop_size=tuple(config.data.crop_size) if any(config.data.crop_size) else None,

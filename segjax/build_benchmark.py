@@ -211,9 +211,7 @@ def _inference(parts: Parts) -> Side:
     """Logits of the same batch, as the network sees it in training."""
     variables = parts.init().eval_variables()
     batch = sharding.put_batch(parts.mesh, parts.batch)
-    image, augment = batch["image"], build.augment(parts.config, parts.dataset.info)
-    if augment:
-        image = jax.device_put(jax.jit(augment)(batch, jax.random.key(0))["image"], image.sharding)
+    image = jax.device_put(_seen(parts, batch)["image"], batch["image"].sharding)
 
     def logits(variables, image):
         return parts.module.apply(variables, image, train=False)
@@ -231,6 +229,11 @@ def _inference(parts: Parts) -> Side:
         jax.block_until_ready(found)
 
     return Side(run, compiled, _facts(traced, compiled, seconds))
+
+
+def _seen(parts: Parts, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch as the network sees it."""
+    return jax.jit(build.augment(parts.config, parts.dataset.info))(batch, jax.random.key(0))
 
 
 def _facts(traced: Any, compiled: Any, seconds: dict) -> dict[str, Any]:
@@ -298,7 +301,7 @@ def _pytorch(
         facts = {"params": pytorch.count_parameters(network)}
         before = time.perf_counter()
         try:
-            run = pytorch.build_run(network, parts.batch, compiled=compiled, **options)
+            run = pytorch.build_run(network, _seen(parts, parts.batch), compiled=compiled, **options)
             run(1)
         except Exception as error:
             if not compiled:

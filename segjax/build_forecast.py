@@ -86,8 +86,7 @@ def activations(config: ConfigDict, module, info, state: TrainState, batch: Any,
         remat=config.training.remat,
     )
     key = jax.random.key(config.seed)
-    augment = build.augment(config, info)
-    seen = jax.eval_shape(augment, batch, key) if augment else batch
+    seen = jax.eval_shape(build.augment(config, info), batch, key)
     names = ("image", "label", "weight", "instance", "reset")
 
     def part(leaf):

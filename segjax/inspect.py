@@ -134,13 +134,13 @@ def sheet(
 
 def augmented_sheet(config: ConfigDict, dataset: Dataset, rows: int, columns: int = 2) -> np.ndarray:
     """The first examples of a training, augmented, on the host or the device, with their overlays: uint8 [H, W, 3]."""
-    info, batches, augment = dataset.info, build.training_batches(config, dataset), build.augment(config, dataset.info)
-    augment = jax.jit(augment) if augment else None
+    info, batches = dataset.info, build.training_batches(config, dataset)
+    augment = jax.jit(build.augment(config, info))
     ids = dataset.ids if config.data.clip.carry else build.training_examples(config, dataset).ids
     examples, step = [], 0
     while len(examples) < rows * columns and step < len(batches):
         batch, key = batches[step], jax.random.fold_in(jax.random.key(config.seed), step)
-        batch = augment(batch, jax.random.fold_in(key, AUGMENT)) if augment else batch
+        batch = augment(batch, jax.random.fold_in(key, AUGMENT))
         image = np.asarray(denormalise(batch["image"], **build.preprocessing(config, info))).astype(np.uint8)
         for row, index in enumerate(batch["index"]):
             examples.append({"image": image[row], "label": np.asarray(batch["label"][row]), "id": ids[int(index)]})

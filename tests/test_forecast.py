@@ -29,7 +29,7 @@ def test_forecast_on_devices_that_are_not_there(tmp_path):
     assert found["parameter_count"] == convolutions + norms + up + head
     assert found["held"]["parameters"] == 4 * found["parameter_count"]
     assert found["held"]["statistics"] == 4 * norms
-    assert found["held"]["batch"] == 32 * 32 * (3 * 4 + 1) + 4  # one example a device: image, label, index
+    assert found["held"]["batch"] == 32 * 32 * (3 + 1) + 4  # one example a device: image and label in bytes, index
     assert found["fits"]
     assert found["alternatives"] == {}
     assert (found["mesh"], found["devices"]) == ({"data": 8, "fsdp": 1, "spatial": 1}, 8)

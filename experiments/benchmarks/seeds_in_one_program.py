@@ -68,13 +68,12 @@ def worker(way: str, seeds: tuple[int, ...], width: int) -> None:
         states[seed] = jax.device_get(build.state(config, model, mesh)[0]())
         made = build.training_batches(config, dataset)
         batches[seed] = [{name: made[k][name] for name in ("image", "label")} for k in range(BATCHES)]
+    augment = build.augment(config, dataset.info)
     factors = optim.rate_factors(states[seeds[0]].params, config.optimizer.rate_factors)
 
     def step(seed, state, batch):
-        schedule = build.schedule(config)
-        return make_train_step(model, loss_fn, normaliser, direction, schedule, factors, mesh, seed=seed)(state, batch)[
-            0
-        ]
+        parts = (model, loss_fn, normaliser, direction, build.schedule(config), factors, mesh)
+        return make_train_step(*parts, seed=seed, augment=augment)(state, batch)[0]
 
     def stack(trees):
         return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -18,8 +18,9 @@ and where `loss.masks.segments` are not classes:
 |----------|-----------|-------|---------------------------------------------------------------------------|
 | instance | [N, H, W] | uint8 | a number for each object of the image, or NO_INSTANCE                     |
 
-Where `segjax.data.augment.device_stage` has still to transform it, a training batch comes with image uint8
-[N, H, W, 3], in 0..255, and, with `data.augment.on_device`, with `parameters`, a dict of arrays [N, ...].
+That is what the network sees. A training batch comes to the device with image uint8 [N, H, W, 3], in 0..255, and, with
+`data.augment.on_device`, with `parameters`, a dict of arrays [N, ...]; `segjax.data.augment.device_stage` makes of it
+what is above.
 
 For clips image is [N, T, H, W, 3] and label [N, T, H, W]. In evaluation index is then [N, T], and where states are
 carried from batch to batch there is

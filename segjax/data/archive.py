@@ -180,7 +180,7 @@ def encoded_example(archive: Archive, image: Path | Page, *rest: Any) -> dict[st
 
 
 def encoded_image(file: Path | Page, size: tuple[int, int]) -> bytes:
-    """The file's own bytes where they can be stored as they are, else PNG of the same pixels.
+    """The file's own bytes if it is a JPEG or grey PNG, else PNG of the same pixels that is decoded faster.
 
     Some photographs say in their EXIF that they are to be turned, but were labelled as they are stored. The size of the
     label tells; where both ways have it, the label is taken for one of the pixels as they are stored.
@@ -191,7 +191,7 @@ def encoded_image(file: Path | Page, size: tuple[int, int]) -> bytes:
     data = file.read_bytes()
     image, as_stored = read_image(data), False
     with Image.open(io.BytesIO(data)) as header:
-        kept = header.format in ("PNG", "JPEG") and header.mode in ("RGB", "L")
+        kept = (header.format, header.mode) in (("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "L"))
         turned = header.getexif().get(ExifTags.Base.Orientation, 1) != 1
     if turned:
         stored = unturned(data)

@@ -19,7 +19,10 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _STRETCHED_GREY = {"L;2": 85, "L;4": 17}
 """Pillow stretches 2 and 4 bit grey to 0..255 by these factors; in a mask they must be taken back."""
 
-_ZLIB_RLE = 3
+_PNG_AS_IS, _PNG_UP = 0, 2
+"""Filters of a row (PNG specification, sec. 9)."""
+
+_PNG_GREY, _PNG_RGB = 0, 2
 
 _READ_ERRORS = (
     OSError,
@@ -163,10 +166,28 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def png_bytes(image: np.ndarray) -> bytes:
-    """Encode uint8 [H, W, 3] or [H, W] as PNG; run-length coding is the fastest that zlib has."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1, compress_type=_ZLIB_RLE)
-    return buffer.getvalue()
+    """Encode uint8 [H, W, 3] or [H, W] as a PNG that is decoded fast.
+
+    A row of colours is stored as its difference from the row above, with run-length coding; maps, which repeat
+    themselves, as they are. Pillow, which takes for each row the filter that makes it smallest, writes photographs 8 %
+    smaller, and needs 1.7 times the time to decode them, mostly for the Paeth filter.
+    """
+    height, width = image.shape[:2]
+    if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or not image.size:
+        raise ValueError(f"an image must be uint8 [H, W, 3] or [H, W]; received {image.dtype} {list(image.shape)}")
+    rows, colour = image.reshape(height, -1), image.ndim == 3
+    kind, strategy = (_PNG_UP, zlib.Z_RLE) if colour else (_PNG_AS_IS, zlib.Z_DEFAULT_STRATEGY)
+    coded = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    coded[:, 0], coded[:, 1:] = kind, rows
+    if colour:
+        coded[1:, 1:] -= rows[:-1]
+    compressor = zlib.compressobj(1, strategy=strategy)
+    header = struct.pack(">IIBBBBB", width, height, 8, _PNG_RGB if colour else _PNG_GREY, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": compressor.compress(coded) + compressor.flush(), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
 
 
 def channel_statistics(images: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,6 +8,7 @@ processes nor the number of hosts changes a batch.
 
 import collections
 import dataclasses
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -54,10 +55,10 @@ def training_batches(
       steps: how many batches there are.
       seed: decides the order and every random number.
     Returns:
-      A random-access sequence of `{"image": float32 [B/P, H, W, 3], "label": uint8 [B/P, H, W],
+      A random-access sequence of `{"image": [B/P, H, W, 3], as the transform leaves it, "label": uint8 [B/P, H, W],
       "index": int32 [B/P]}`, with "weight", float32 [B/P, H, W], and "instance", uint8 [B/P, H, W], where the transform
-      gives them. Where the device goes on (`segjax.data.augment.device_stage`) the image is as the transform leaves it,
-      and there may be "parameters", a dict of arrays [B/P, ...].
+      gives them, and "parameters", a dict of arrays [B/P, ...], where the device transforms
+      (`segjax.data.augment.device_stage`).
     Raises:
       ValueError: the split is empty, or the batch does not divide over the processes.
     """
@@ -84,8 +85,14 @@ def iterate(batches: grain.MapDataset, *, start: int, stop: int, workers: int = 
     threads = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=2 * PREFETCH)
     dataset = batches[start:stop].to_iter_dataset(threads)
     if workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _leave_signals_to_the_parent)
     return iter(dataset)
+
+
+def _leave_signals_to_the_parent(*_: int) -> None:
+    """SIGTERM and Ctrl-C may reach every process of a job. The one that trains saves, and then ends its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def prefetch_to_device(batches: Iterable[Mapping], put: Callable[[Mapping], Any]) -> Iterator[Any]:

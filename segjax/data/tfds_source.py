@@ -73,7 +73,7 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         record = self._records[index]
         label = _decode(read_mask, record["label"])
-        if self._ignore_label is not None:
+        if self._ignore_label not in (None, IGNORE_LABEL):
             label = np.where(label == self._ignore_label, np.uint8(IGNORE_LABEL), label)
         example = {"image": _decode(read_image, record["image"]), "label": label, "id": record["id"].decode()}
         return example | {name: _decode(read_mask, record[name]) for name in ("instance",) if name in record}

@@ -77,7 +77,7 @@ def fit(
         try:
             batch = next(batches)
         except RuntimeError:
-            # A signal to the whole process group also ends the processes that read the data.
+            # A signal to the whole process group also ends processes that have just been started to read the data.
             if step == 0 or jax.process_count() > 1 or not terminated(step):
                 raise
             if step > saved:

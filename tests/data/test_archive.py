@@ -97,11 +97,12 @@ def test_image_and_label_must_have_one_size(tmp_path):
     assert not (tmp_path / "made" / "train" / "1.0.0").exists()
 
 
-def test_png_and_jpeg_are_stored_as_they_are(tmp_path):
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_and_grey_png_are_stored_as_they_are(tmp_path, mode):
     image = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
-    for suffix, same in (("png", True), ("jpg", True), ("webp", False), ("gif", False)):
+    for suffix, same in (("png", mode == "L"), ("jpg", True), ("webp", False), ("gif", False)):
         path = tmp_path / f"a.{suffix}"
-        Image.fromarray(image).save(path)
+        Image.fromarray(image).convert(mode).save(path)
         stored = encoded_image(path, (9, 12))
         assert (stored == path.read_bytes()) == same
         np.testing.assert_array_equal(read_image(stored), read_image(path))

@@ -190,7 +190,15 @@ def test_a_grey_mask_saved_in_colour_gets_another_advice(grey):
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1)])
 def test_png_bytes_keep_every_value(shape):
     image = np.random.default_rng(3).integers(0, 256, shape).astype(np.uint8)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png_bytes(image)))), image)
+    data = png_bytes(image)
+    Image.open(io.BytesIO(data)).verify()  # checksums
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), image)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5)), np.zeros((0, 5), np.uint8)])
+def test_png_bytes_are_of_8_bit_images(image):
+    with pytest.raises(ValueError, match=r"must be uint8 \[H, W, 3\] or \[H, W\]; received"):
+        png_bytes(image)
 
 
 def test_channel_statistics_are_those_of_all_pixels_together():

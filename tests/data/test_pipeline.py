@@ -1,6 +1,9 @@
 """Batches as a function of (seed, step): over worker processes, hosts, resumes; padding of the evaluation."""
 
 import dataclasses
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -105,6 +108,18 @@ def test_worker_processes_and_a_later_start_change_nothing(workers):
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
         assert_equal(a, b)
+
+
+def test_workers_leave_signals_to_the_process_that_trains():
+    got = pipeline.iterate(batches(), start=2, stop=9, workers=1)
+    found = [next(got)]
+    workers = multiprocessing.active_children()
+    assert workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    for batch, step in zip([*found, *got], range(2, 9), strict=True):
+        assert_equal(batch, batches()[step])
 
 
 @pytest.mark.parametrize("hosts", [2, 4])

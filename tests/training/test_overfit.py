@@ -11,7 +11,6 @@ from segjax import build, build_evaluation
 from segjax.core import sharding
 from segjax.core.config import default_config
 from segjax.data import load_dataset
-from segjax.data.augment import transforms
 from segjax.data.dataset import Dataset
 from segjax.data.sets import digit_clips
 from segjax.evaluation import metrics
@@ -130,7 +129,6 @@ def model_of(name):
 def one_batch(dataset, block):
     """Two images of digit_scenes and their labels; blocks of one class where `block` is above 1, two of it set."""
     examples = [dataset.source[index] for index in range(2)]
-    examples = [transforms.normalise(e, mean=dataset.info.mean, std=dataset.info.std) for e in examples]
     batch = {key: np.stack([example[key] for example in examples]) for key in ("image", "label")}
     if block > 1:
         batch["label"] = in_blocks(batch["label"], block)
@@ -147,12 +145,7 @@ def in_blocks(label, block):
 def one_clip(dataset, frames, block):
     """The first frames of a clip of digit_clips, around its centre, and the labels, in blocks as in `one_batch`."""
     images, labels = digit_clips.clip("val", 0)
-    batch = transforms.normalise(
-        {"image": images[:frames, 16:80, 16:80], "label": labels[:frames, 16:80, 16:80]},
-        mean=dataset.info.mean,
-        std=dataset.info.std,
-    )
-    batch = {key: batch[key][None] for key in ("image", "label")}
+    batch = {"image": images[None, :frames, 16:80, 16:80], "label": labels[None, :frames, 16:80, 16:80]}
     if block > 1:
         batch["label"] = in_blocks(batch["label"], block)
         for frame in range(frames):
@@ -186,7 +179,7 @@ def test_one_batch_is_learnt_by_heart(name, prepared_dir, one_device_mesh):
     for _ in range(case.steps):
         state, _ = step(state, sharding.put_batch(one_device_mesh, batch))
     apply = jax.jit(lambda v, x: model.apply(v, x, train=case.window > 0))
-    logits = apply(state.eval_variables(), batch["image"])
+    logits = apply(state.eval_variables(), build.augment(config, dataset.info)(batch, jax.random.key(0))["image"])
     label = centre_crop(batch["label"], logits.shape[-3:-1])
     counts = metrics.confusion_matrix(logits.argmax(-1), label, dataset.info.num_classes)
     found = metrics.scores(np.asarray(counts))

@@ -2,8 +2,9 @@
 
 The host's transforms end early (`until` of `segjax.data.augment.transforms.build_transforms`) and this goes on, at the
 start of the jitted training step: geometric and photometric transforms (where the host only drew their numbers),
-RandAugment, corruption, mixing, normalisation. Random numbers come from the step's key and the row of the global batch,
-so that neither the number of devices nor of processes changes them.
+RandAugment, corruption, mixing, and always normalisation, before which an image has a quarter of the bytes. Random
+numbers come from the step's key and the row of the global batch, so that neither the number of devices nor of processes
+changes them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +48,10 @@ def build_device_stage(
       mixing: a key of `segjax.data.augment.mixing.REGIONS`, or "".
     Returns:
       A function of a batch whose image is [N, H, W, 3] in 0..255, not normalised, with or without the `parameters` of
-      `segjax.data.augment.parameters`, to the batch that the network sees (`segjax.core.batch`).
+      `segjax.data.augment.parameters`, to the batch that the network sees (`segjax.core.batch`). What only normalises
+      takes clips, [N, T, H, W, 3], too.
     """
+    corrupts = corrupt is not None and corruption_probability
 
     def transformed(image, maps, drawn):
         return device_transforms.apply(image, maps, drawn, crop_size, mean)
@@ -57,7 +60,7 @@ def build_device_stage(
         if ops:
             key_of_ops = jax.random.fold_in(key, OPS)
             image, maps = rand_augment(key_of_ops, image, maps, ops=ops, magnitude=magnitude, fill=mean)
-        if corrupt is not None and corruption_probability:
+        if corrupts:
             chance, noise = jax.random.split(jax.random.fold_in(key, CORRUPTION))
             come = jax.random.bernoulli(chance, corruption_probability)
             image = jax.lax.cond(come, lambda image: corrupt(noise, image).astype(jnp.float32), lambda x: x, image)
@@ -67,15 +70,17 @@ def build_device_stage(
         if drawn is not None:
             image, maps = jax.vmap(transformed)(image, maps, drawn)
         image = image.astype(jnp.float32)
-        if ops or (corrupt is not None and corruption_probability):
+        if ops or corrupts:
             # One image after the other, since vmap would compute each branch of a switch or cond for every image.
             image, maps = jax.lax.map(lambda one: perturbed(*one), (image, maps, keys))
         return image, maps
 
     def augment(batch: Batch, key: jax.Array) -> dict[str, Any]:
-        maps = {name: batch[name] for name in ("label", "instance") if name in batch}
+        image, maps = batch["image"], {name: batch[name] for name in ("label", "instance") if name in batch}
         rows = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch["label"].shape[0]))
-        image, maps = sharding.by_examples(each_image, (), batch["image"], maps, batch.get("parameters"), rows)
+        if "parameters" in batch or ops or corrupts:
+            image, maps = sharding.by_examples(each_image, (), image, maps, batch.get("parameters"), rows)
+        image = image.astype(jnp.float32)
         if mixing and mix_probability:
             row_keys = jax.vmap(lambda row: jax.random.fold_in(row, MIX))(rows)
             image, maps["label"] = mix(

@@ -1,6 +1,7 @@
 """The device stage as a whole: order, keys, devices, and from a config to what the network sees."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -60,10 +61,6 @@ def raw_batch(count=4, size=(12, 15), same=False):
     return {"image": image, "label": label, "index": np.arange(count, dtype=np.int32)}
 
 
-def normalised(image):
-    return transforms.normalise({"image": np.asarray(image, np.float32)}, mean=MEAN, std=STD)["image"]
-
-
 def darken(key, image):
     """A corruption that draws a number."""
     return image * jax.random.uniform(key, minval=0.2, maxval=0.8)
@@ -72,14 +69,13 @@ def darken(key, image):
 def test_the_device_gives_what_the_host_gives():
     """From a config through the pipeline: the same examples, sizes, numbers and order of operations."""
     host, device = config_with(), config_with(on_device=True)
-    assert build.augment(host, INFO) is None
-    augment = jax.jit(build.augment(device, INFO))
+    augment, normalise = jax.jit(build.augment(device, INFO)), jax.jit(build.augment(host, INFO))
     for step in range(4):
-        expected = build.training_batches(host, dataset())[step]
+        expected = normalise(build.training_batches(host, dataset())[step], jax.random.key(0))
         raw = build.training_batches(device, dataset())[step]
         assert raw["image"].dtype == np.uint8 and raw["image"].shape == (4, 17, 22, 3)
         batch = augment(raw, jax.random.key(0))
-        assert batch.keys() == expected.keys()
+        assert batch.keys() == expected.keys() == {"image", "label", "index"}
         np.testing.assert_array_equal(batch["index"], expected["index"])
         assert (np.asarray(batch["label"]) != expected["label"]).mean() < 1e-3
         error = np.abs(np.asarray(batch["image"]) - expected["image"]) * np.float32(STD)
@@ -87,14 +83,26 @@ def test_the_device_gives_what_the_host_gives():
         assert error.max() < 8.5 and (error > 1.01).mean() < 0.01
 
 
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("frames", [(), (3,)], ids=["image", "clip"])
+def test_a_batch_is_sent_in_bytes_and_normalised_on_the_device(frames, order):
+    config = default_config()
+    config.data.update(batch_size=4, mean=MEAN, std=STD, channel_order=order)
+    batch = raw_batch(4 * math.prod(frames))
+    batch = {name: array.reshape(4, *frames, *array.shape[1:]) for name, array in batch.items()}
+    found = jax.jit(build.augment(finish(config), INFO))(batch, jax.random.key(0))
+    expected = transforms.normalise({"image": batch["image"]}, mean=MEAN, std=STD, channel_order=order)["image"]
+    assert found["image"].dtype == np.float32
+    np.testing.assert_allclose(found["image"], expected, rtol=2e-6, atol=1e-7)
+    np.testing.assert_array_equal(found["label"], batch["label"])
+
+
 def test_the_host_leaves_pixels_to_what_follows():
     """Host transforms with device ops: uint8 at the size of the crop, the same as without ops before normalisation."""
     raw = build.training_batches(config_with(rand_augment={"ops": 1, "magnitude": 5.0}), dataset())[1]
     assert raw.keys() == {"image", "label", "index"}
     assert raw["image"].dtype == np.uint8
-    np.testing.assert_array_equal(
-        normalised(raw["image"]), build.training_batches(config_with(), dataset())[1]["image"]
-    )
+    np.testing.assert_array_equal(raw["image"], build.training_batches(config_with(), dataset())[1]["image"])
 
 
 @pytest.mark.parametrize("ops", [0, pytest.param(2, marks=pytest.mark.slow)])
