@@ -4,6 +4,7 @@ import math
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,35 +121,52 @@ def measure(
     report |= _what_is_measured(parts)
     rates = [_matrix_rate(parts)]
     for mode in modes:
-        say(f"{mode}: compiling, cold and from the cache ...")
-        ours = _training(parts) if mode == "train" else _inference(parts)
-        ours.run(warmup)
-        found = ours.facts | {"peak_memory_bytes": peak_memory_bytes()}
-        runs, sides = {"segjax": ours.run}, {"segjax": {"params": report["params"]}}
+        theirs = partial(_pytorch, get_network, parts, mode, warmup, torch_compile, say) if get_network else None
+        report["modes"][mode] = _mode(parts, mode, theirs, steps, warmup, block, profile_dir, say)
         if get_network:
-            for name, run, side in _pytorch(get_network, parts, mode, warmup, torch_compile, say):
-                sides[name] = side
-                if run:
-                    runs[name] = run
-        say(f"{mode}: {steps} steps of each ...")
-        for name, seconds in benchmark.alternate(runs, steps, block).items():
-            step = benchmark.spread(seconds)
-            sides[name] |= {"step": step, "images_per_second": report["images"] / step["median"]}
-            if name != "segjax":
-                sides[name]["ratios"] = benchmark.ratios(sides["segjax"]["step"], step)
-        if mode == "train":
-            say("train: with the input pipeline ...")
-            found |= _with_pipeline(parts, ours.compiled, steps, warmup)
-        if profile_dir:
-            streams = profile.trace_steps(ours.run, min(steps, 5), profile_dir / mode)
-            say(f"profile of {mode}: {profile.profile_table(streams, profile.op_names(ours.compiled.as_text()))}")
-        report["modes"][mode] = found | {"sides": sides}
+            pytorch.free_memory(platform)
     rates.append(_matrix_rate(parts))
     report["matrix_rate"] = max(rates)  # what else the machine does can only lower it
     for found in report["modes"].values():
         found["flop_rate"] = found["flops"] / found["sides"]["segjax"]["step"]["median"]
         found["fraction"] = found["flop_rate"] / report["matrix_rate"]
     return report
+
+
+def _mode(
+    parts: Parts,
+    mode: str,
+    theirs: Callable[[], Iterator] | None,
+    steps: int,
+    warmup: int,
+    block: int,
+    profile_dir: Path | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """What the report says of one mode. `theirs` gives the sides with which ours takes turns (`_pytorch`)."""
+    say(f"{mode}: compiling, cold and from the cache ...")
+    ours = _training(parts) if mode == "train" else _inference(parts)
+    ours.run(warmup)
+    found = ours.facts | {"peak_memory_bytes": peak_memory_bytes()}
+    runs, sides = {"segjax": ours.run}, {"segjax": {"params": count_parameters(parts.shapes.params)}}
+    for name, run, side in theirs() if theirs else ():
+        sides[name] = side
+        if run:
+            runs[name] = run
+    say(f"{mode}: {steps} steps of each ...")
+    for name, seconds in benchmark.alternate(runs, steps, block).items():
+        step = benchmark.spread(seconds)
+        images = math.prod(parts.batch["label"].shape[:-2])
+        sides[name] |= {"step": step, "images_per_second": images / step["median"]}
+        if name != "segjax":
+            sides[name]["ratios"] = benchmark.ratios(sides["segjax"]["step"], step)
+    if mode == "train":
+        say("train: with the input pipeline ...")
+        found |= _with_pipeline(parts, ours.compiled, steps, warmup)
+    if profile_dir:
+        streams = profile.trace_steps(ours.run, min(steps, 5), profile_dir / mode)
+        say(f"profile of {mode}: {profile.profile_table(streams, profile.op_names(ours.compiled.as_text()))}")
+    return found | {"sides": sides}
 
 
 def build_parts(config: ConfigDict, steps: int) -> Parts:
@@ -280,6 +298,10 @@ def _with_pipeline(parts: Parts, compiled: Any, steps: int, warmup: int) -> dict
     }
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "without a message").splitlines()[0]
+
+
 def _pytorch(
     get_network: Callable, parts: Parts, mode: str, warmup: int, torch_compile: bool, say: Callable[[str], None]
 ) -> Iterator[tuple[str, Callable[[int], None] | None, dict[str, Any]]]:
@@ -307,7 +329,7 @@ def _pytorch(
             if not compiled:
                 raise
             # It needs a C++ compiler or Triton and can fail in many ways, none of which is the benchmark's.
-            yield name, None, facts | {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
+            yield name, None, facts | {"failed": f"{type(error).__name__}: {_first_line(error)}"}
             continue
         facts["first_step"] = time.perf_counter() - before
         run(max(0, warmup - 1))

@@ -1,13 +1,13 @@
 """U-Net, SegNet, DeepLab v3+ and SegFormer-B0 against PyTorch, training and inference, by one command on any machine.
 
-  PYTHONPATH=. python experiments/benchmarks/targets.py [--networks unet,segnet] [--steps 20] [--profile runs/profile]
+  PYTHONPATH=. python experiments/benchmarks/targets.py [--networks unet,segnet] [--steps 100] [--profile runs/profile]
 
 On a CPU in float32, 2 images of 128x128 (129x129 for v3+), by one device of all cores, which is the target, and by two
 simulated ones of which each has an image; on a GPU in bfloat16, 16 of 512x512. Each network is a process of
 `segjax.benchmark --against pytorch`, in which ours, PyTorch eager and torch.compile take turns. Writes its
-rows into experiments/results/benchmark.csv, where the rows of other devices, networks and modes stay; with --profile it
-also says where the time goes on the device, and keeps the profiles, which TensorBoard and Perfetto read. On a GPU,
-PyTorch must be a build for it (tests/references/requirements.txt names the one for a CPU).
+rows into experiments/results/benchmark.csv, where the rows of other devices, networks and modes stay; with --profile a
+second process says where the time goes on the device, and keeps the profiles, which TensorBoard and Perfetto read. On a
+GPU, PyTorch must be a build for it (CONTRIBUTING.md says how to install one).
 """
 
 import argparse
@@ -20,10 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the GPU to the processes that are started
-import jax
-
-from experiments.benchmarks.facts import RESULTS, ROOT, facts, write_rows
+from experiments.benchmarks.facts import RESULTS, ROOT, write_rows
 from experiments.benchmarks.target_configs import NETWORKS
 
 CONFIGS = Path(__file__).with_name("target_configs.py")
@@ -35,6 +32,14 @@ KEPT_MEMORY = {
 }
 """What launch.sh sets on a CPU, for both libraries here. On one machine half of SegNet's steps took twice their time
 with it, where PyTorch took turns in the same process; --no-kept_memory leaves it out."""
+
+NAMED_KERNELS = "--xla_gpu_enable_command_buffer="
+"""Without it XLA for GPUs records kernels into graphs, and a profile does not say which operation a kernel is of."""
+
+FACTS = """import json, jax
+from experiments.benchmarks.facts import facts
+print(json.dumps([jax.default_backend(), facts()]))"""
+"""Run by a process of its own, since one that asks for the GPU keeps it."""
 
 SIDES = {"segjax": "segjax", "pytorch eager": "eager", "torch.compile": "compile"}
 
@@ -72,16 +77,18 @@ def earlier_rows(path):
 def measured(network, devices, arguments, kind):
     """The report of one network, or None where its process failed and has said why."""
     flags = {} if kind else {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    flags |= KEPT_MEMORY if arguments.kept_memory else {}
+    flags |= KEPT_MEMORY if arguments.kept_memory and not kind else {}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "report.json"
         command = [sys.executable, "-m", "segjax.benchmark", f"--config={CONFIGS}:{network}{kind}"]
-        command += ["--against=pytorch", f"--mode={arguments.mode}", f"--steps={arguments.steps}"]
-        command += [f"--warmup={arguments.warmup}", f"--block={arguments.block}", f"--output={output}"]
-        command += [] if arguments.torch_compile else ["--notorch_compile"]
-        command += [f"--profile={arguments.profile}/{network}"] if arguments.profile else []
-        command.append(f"--config.parallel.data={devices}")
-        subprocess.run(command, cwd=ROOT, check=False, env=os.environ | flags)
+        command += [f"--mode={arguments.mode}", f"--warmup={arguments.warmup}", f"--config.parallel.data={devices}"]
+        timing = ["--against=pytorch", f"--steps={arguments.steps}", f"--block={arguments.block}", f"--output={output}"]
+        timing += [] if arguments.torch_compile else ["--notorch_compile"]
+        subprocess.run(command + timing, cwd=ROOT, check=False, env=os.environ | flags)
+        if arguments.profile:
+            profile = [f"--profile={arguments.profile}/{network}", "--steps=5"]
+            flags |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {NAMED_KERNELS}"} if kind else {}
+            subprocess.run(command + profile, cwd=ROOT, check=False, env=os.environ | flags)
         return json.loads(output.read_text()) if output.is_file() else None
 
 
@@ -89,8 +96,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--mode", default="train,infer")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=0, help="of each side; 0: 20, on a GPU 100")
+    parser.add_argument("--warmup", type=int, default=0, help="steps before; 0: 3, on a GPU 10")
     parser.add_argument("--block", type=int, default=0, help="steps between waits for the device; 0: 1, on a GPU 5")
     parser.add_argument("--torch_compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
@@ -103,9 +110,12 @@ def main():
     parser.add_argument("--devices", default="", help="numbers of simulated devices of a CPU; default: 1,2")
     parser.add_argument("--output", type=Path, default=RESULTS / "benchmark.csv")
     arguments = parser.parse_args()
-    machine = facts()
-    gpu = jax.default_backend() == "gpu"
-    arguments.block = arguments.block or (5 if gpu else 1)
+    found = subprocess.run([sys.executable, "-c", FACTS], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    platform, machine = json.loads(found.stdout.splitlines()[-1])
+    gpu = platform == "gpu"
+    steps, warmup, block = (100, 10, 5) if gpu else (20, 3, 1)
+    arguments.steps, arguments.warmup = arguments.steps or steps, arguments.warmup or warmup
+    arguments.block = arguments.block or block
     failed, rows = [], {}
     counts = [int(count) for count in ("1" if gpu else arguments.devices or "1,2").split(",")]
     for network, devices in itertools.product(arguments.networks.split(","), counts):

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+CUDNN_ATTENTION = "dot_product_attention_"
+"""Begins the names of JAX's primitives of cuDNN's attention, fwd and bwd."""
+
 
 def contraction_flops(jaxpr: Any) -> int:
     """Two for each multiplication with its addition, over all devices.
@@ -32,6 +35,8 @@ def _flops(equation: Any) -> int:
         return _of_product(equation)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
+    if name.startswith(CUDNN_ATTENTION):
+        return _of_attention(equation)
     if name == "cond":
         platforms = params.get("branches_platforms") or ()
         each = [contraction_flops(branch) for branch in params["branches"]]
@@ -56,6 +61,17 @@ def _of_product(equation: Any) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
     return 2 * int(np.prod([left[axis] for axis in contracted], dtype=object)) * equation.outvars[0].aval.size
+
+
+def _of_attention(equation: Any) -> int:
+    """Of the two products of [N, L, heads, D] queries with S keys and values, and of their four gradients.
+
+    What the backward pass computes again is not counted, as it is not where the weights are kept.
+    """
+    query, key, value = (variable.aval.shape for variable in equation.invars[:3])
+    of_pair = query[-1] + value[-1]
+    products = query[0] * query[1] * query[2] * key[1] * of_pair
+    return 2 * products * (2 if "bwd" in equation.primitive.name else 1)
 
 
 def _of_convolution(equation: Any) -> int:

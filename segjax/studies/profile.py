@@ -56,7 +56,7 @@ def own_times(events: Iterable[Event]) -> dict[str, tuple[float, int]]:
         while open_events and open_events[-1].end <= event.start:
             open_events.pop()
         if open_events:
-            totals[open_events[-1].name][0] -= event.end - event.start
+            totals[open_events[-1].name][0] -= min(event.end, open_events[-1].end) - event.start
         totals[event.name][0] += event.end - event.start
         totals[event.name][1] += 1
         open_events.append(event)
@@ -66,6 +66,8 @@ def own_times(events: Iterable[Event]) -> dict[str, tuple[float, int]]:
 def busy(streams: Iterable[Iterable[Event]]) -> tuple[float, float]:
     """(nanoseconds in which any operation ran, those from the first one's start to the last one's end)."""
     events = sorted((event for stream in streams for event in stream), key=lambda event: event.start)
+    if not events:
+        return 0.0, 0.0
     covered, end = 0.0, events[0].start
     for event in events:
         covered += max(0.0, event.end - max(event.start, end))
@@ -98,6 +100,8 @@ def operations(streams: list[list[Event]], places: Mapping[str, str]) -> list[di
 
 def profile_table(streams: list[list[Event]], places: Mapping[str, str], rows: int = 15) -> str:
     """The kinds of operation and the most expensive ones, in percent of the time of all."""
+    if not any(streams):
+        return "JAX's profiler recorded no operation of the device"
     found = operations(streams, places)
     total = sum(row["seconds"] for row in found) or 1.0
     running, whole = busy(streams)

@@ -11,7 +11,10 @@ import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL
 
-INSTALL = "./launch.sh test tests/test_imports.py installs the CPU's builds of all that the networks here need"
+INSTALL = (
+    "./launch.sh test tests/test_imports.py installs the CPU's builds of all that the networks here need, and"
+    " CONTRIBUTING.md says how to exchange PyTorch for a GPU's"
+)
 
 
 def load_get_network(path: Path) -> Callable[[Mapping[str, Any], int], Any]:
@@ -85,7 +88,7 @@ def build_run(
 
     Args:
       batch: image float32 [N, H, W, 3] (clips [N, T, H, W, 3] as N T images) and label.
-      compiled: by torch.compile, at the first step.
+      compiled: by torch.compile, at the first step: the network, and in training the loss with it.
     """
     import torch
 
@@ -101,8 +104,9 @@ def build_run(
         network.aux_classifier = None  # where it has one, it would be computed for nothing
     if batch["label"].ndim == 4:
         network.frames = batch["label"].shape[1]
-    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum)
-    forward = torch.compile(network) if compiled else network
+    # One kernel for all parameters, which PyTorch has on GPUs.
+    fused = {"fused": True} if device == "cuda" else {}
+    optimizer = torch.optim.SGD(network.parameters(), learning_rate, momentum=momentum, **fused)
     cast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
 
     def cross_entropy(logits):
@@ -116,9 +120,14 @@ def build_run(
             cross_entropy(logits) for name, logits in output.items() if name != main
         )
 
+    def compute(image):
+        return loss_of(network(image)) if mode == "train" else network(image)
+
+    forward = torch.compile(compute) if compiled else compute
+
     def train():
         with cast:
-            loss = loss_of(forward(image))
+            loss = forward(image)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -140,6 +149,14 @@ def build_run(
 
 def count_parameters(network: Any) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def free_memory(platform: str) -> None:
+    """Give back what PyTorch keeps of a GPU's memory for networks that are gone."""
+    import torch
+
+    if platform == "gpu":
+        torch.cuda.empty_cache()
 
 
 def peak_memory_bytes(platform: str) -> int | None:

@@ -78,8 +78,7 @@ def test_training_gradients_and_statistics_equal_the_reference(reference, pair):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["gate2"]))
     expected = dict(named_leaves(reference.converted(module, model, RULES)["batch_stats"]))
     for path, ours in named_leaves(changed["batch_stats"]):
-        if path.endswith("mean"):  # PyTorch keeps the unbiased variance
-            np.testing.assert_allclose(ours, expected[path], rtol=1e-4, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(ours, expected[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 def test_parameters_are_the_same_without_attention():

@@ -128,8 +128,7 @@ def test_training_logits_gradients_and_statistics_equal_the_reference(reference)
     assert_same_gradients({"params": gradient}, module, RULES)
     expected = dict(named_leaves(reference.converted(module, model, RULES)["batch_stats"]))
     for path, statistic in named_leaves(changed["batch_stats"]):
-        if path.endswith("mean"):  # PyTorch keeps the unbiased variance
-            reference.assert_close(statistic, expected[path])
+        reference.assert_close(statistic, expected[path])
 
 
 def test_parameters_are_the_same_without_attention():

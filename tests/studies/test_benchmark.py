@@ -14,6 +14,7 @@ from segjax import build_benchmark
 from segjax.core import config as config_lib
 from segjax.core.validation import find_problems
 from segjax.models import build_model
+from segjax.models.layers.attention import attention as attend
 from segjax.studies import benchmark, profile, pytorch
 from segjax.studies.flops import contraction_flops
 from segjax.studies.profile import Event
@@ -110,6 +111,23 @@ def test_flops_of_loops_branches_and_devices(one_device_mesh):
     assert flops(mapped, (8, 4), w) == 2 * 8 * 4 * 4
 
 
+def test_flops_of_cudnns_attention_are_those_of_the_plain_form(monkeypatch):
+    """It is traced here, and not compiled; JAX asks for cuDNN's version and the card before."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+    query, key = (2, 24, 3, 8), (2, 40, 3, 8)
+
+    def attention(form, query, key, value):
+        query, key, value = (array.astype(jnp.bfloat16) for array in (query, key, value))
+        return attend(query, key, value, form=form).sum()
+
+    for change in (lambda f: f, lambda f: jax.grad(f, (0, 1, 2))):
+        theirs, ours = (change(functools.partial(attention, form)) for form in ("cudnn", "whole"))
+        assert flops(theirs, query, key, key) == flops(ours, query, key, key) > 0
+
+
 def test_own_time_of_operations_by_hand():
     stream = [Event("while", 0, 100), Event("dot", 10, 40), Event("add", 15, 20), Event("dot", 50, 60)]
     assert profile.own_times(stream) == {"while": (60, 1), "dot": (35, 2), "add": (5, 1)}
@@ -120,6 +138,16 @@ def test_own_time_of_operations_by_hand():
         ("while", pytest.approx(60e-9), 1),
         ("add", pytest.approx(5e-9), 1),
     ]
+
+
+def test_own_time_of_operations_that_overlap():
+    """As on a stream of a GPU whose kernels begin before the last one ends."""
+    assert profile.own_times([Event("a", 0, 10), Event("b", 5, 30)]) == {"a": (5, 1), "b": (25, 1)}
+
+
+def test_a_profile_without_operations_says_so():
+    assert profile.busy([]) == (0, 0)
+    assert "recorded no operation" in profile.profile_table([], {})
 
 
 def test_a_profile_names_the_operations_of_a_program(tmp_path):

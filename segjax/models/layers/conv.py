@@ -1,7 +1,8 @@
 """Convolution and the convolution-norm-ReLU block.
 
 `Conv` is `flax.linen.Conv` with its variables and arguments; only the function that convolves is ours, so
-that pointwise and depthwise convolutions, and the gradients of those with few outputs, take a faster form on CPUs.
+that pointwise and depthwise convolutions, and the gradients of those with few outputs, take a faster form on CPUs, and
+the gradients of dilated ones on GPUs.
 """
 
 import functools
@@ -40,7 +41,7 @@ def convolve(
     group, as many outputs as inputs) a sum of shifted products, and a convolution to no more pixels than channels one
     matrix product of all windows, since XLA's own reads such a kernel badly: VGG16's fc6 on 4x4 pixels takes 0.05
     instead of 4.4 s. The gradient of a kernel with few outputs is computed with the roles of image and
-    result exchanged.
+    result exchanged. On GPUs the gradient of a dilated kernel is a product for each of its taps.
 
     The result bears the name PRODUCT, by which `jax.checkpoint` finds it; that does nothing by itself.
     """
@@ -87,21 +88,37 @@ def _convolve(
         lhs = lhs[:, :: window_strides[0], :: window_strides[1]]
         return jnp.dot(lhs, rhs[0, 0], precision=precision)
 
-    def depthwise(lhs, rhs):
+    def shifted(lhs, rhs):
         return _shifted_products(lhs, rhs[:, :, 0], window_strides, pads, rhs_dilation)
 
+    def by_taps(lhs, gradient):
+        shifts = _shifts(lhs, (height, width), window_strides, pads, rhs_dilation)
+        product = "nhwc,nhwc->c" if depthwise else "nhwc,nhwf->cf"
+        return _kernel_gradient_by_taps(product, shifts, kernel, gradient)
+
+    def exchanged(lhs, gradient):
+        return _kernel_gradient_exchanged(plain, kernel, lhs, gradient)
+
+    def usual(lhs, rhs):
+        return _with_own_gradient(plain, ways, lhs, rhs) if ways else plain(lhs, rhs)
+
+    kernel = jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
+    depthwise = undilated and group_size == 1 and feature_group_count == features == lhs.shape[-1] > 1
+    dilated = undilated and rhs_dilation != (1, 1) and row_parts() == 1 and precision is None
+    dilated = dilated and (depthwise or feature_group_count == 1)
+    ways = {"cuda": by_taps, "rocm": by_taps} if dilated else {}
     if undilated and (height, width) == (1, 1) and feature_group_count == 1 and no_pads:
         return jax.lax.platform_dependent(lhs, rhs, cpu=pointwise, default=plain)
     sizes = [
         (size + sum(pad) - k) // s + 1
         for size, pad, k, s in zip(lhs.shape[1:3], pads, window, window_strides, strict=True)
     ]
-    if undilated and group_size == 1 and feature_group_count == features == lhs.shape[-1] > 1:
+    if depthwise:
         if row_parts() == 1:
-            return jax.lax.platform_dependent(lhs, rhs, cpu=depthwise, default=plain)
+            return jax.lax.platform_dependent(lhs, rhs, cpu=shifted, default=usual)
         # Shifted rows that lie on several devices would change places between them once for each tap of the kernel. Of
         # rows that are not split, XLA's partitioner (jax 0.10.2) adds the plain kernel's gradient up over the devices.
-        return (plain if splits(min(lhs.shape[1], sizes[0])) else depthwise)(lhs, rhs)
+        return (plain if splits(min(lhs.shape[1], sizes[0])) else shifted)(lhs, rhs)
 
     def windows(lhs, rhs):
         return _windows_product(lhs, rhs, window_strides, pads, rhs_dilation, precision)
@@ -116,8 +133,8 @@ def _convolve(
             return jax.lax.platform_dependent(lhs, rhs, cpu=filtered, default=plain)
     centred = all(tuple(pad) == (size // 2, size // 2) and size % 2 for pad, size in zip(pads, window, strict=True))
     if unit_steps and centred and features < min(32, lhs.shape[-1]):
-        return _narrowing(plain, lhs, rhs)
-    return plain(lhs, rhs)
+        ways["cpu"] = exchanged
+    return usual(lhs, rhs)
 
 
 def convolve_in_loop(image: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -160,33 +177,29 @@ def _without_idle_taps(kernel, size, strides, pads, dilation):
     return kernel[kept[0], kept[1]], tuple(left_pads)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _narrowing(plain, x, kernel):
-    """`plain(x, kernel)`, an odd window's convolution that keeps the image's size, to fewer channels than it reads."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _with_own_gradient(plain, ways, x, kernel):
+    """`plain(x, kernel)`, whose gradient by the kernel is `ways[platform](x, gradient)` on the platforms of ways."""
     return plain(x, kernel)
 
 
-def _narrowing_forward(plain, x, kernel):
+def _with_own_gradient_forward(plain, ways, x, kernel):
     return plain(x, kernel), (x, kernel)
 
 
-def _narrowing_backward(plain, saved, gradient):
+def _with_own_gradient_backward(plain, ways, saved, gradient):
     x, kernel = saved
-    gradient = jax.lax.platform_dependent(gradient, cpu=_times_identity, default=lambda gradient: gradient)
+    if "cpu" in ways:
+        gradient = jax.lax.platform_dependent(gradient, cpu=_times_identity, default=lambda gradient: gradient)
     (d_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)
 
     def usual(x, gradient):
         return jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(gradient)[0]
 
-    def exchanged(x, gradient):
-        # The entry at (a, b) sums x[p + (a, b)] * gradient[p] over the pixels p, which is gradient[q - (a, b)] * x[q]:
-        # that of a convolution of the gradient, turned. XLA's CPU kernel wants many channels in the second factor:
-        # 84 to 12 of them take 7 instead of 37 ms, 64 to 11 take 3 instead of 27.
-        turned = jax.ShapeDtypeStruct((*kernel.shape[:2], kernel.shape[3], kernel.shape[2]), kernel.dtype)
-        (d_kernel,) = jax.linear_transpose(lambda kernel: plain(gradient, kernel), turned)(x)
-        return d_kernel[::-1, ::-1].swapaxes(2, 3)
+    return d_x, jax.lax.platform_dependent(x, gradient, **ways, default=usual)
 
-    return d_x, jax.lax.platform_dependent(x, gradient, cpu=exchanged, default=usual)
+
+_with_own_gradient.defvjp(_with_own_gradient_forward, _with_own_gradient_backward)
 
 
 def _times_identity(gradient):
@@ -197,7 +210,27 @@ def _times_identity(gradient):
     return jnp.dot(gradient, identity, precision=jax.lax.Precision.HIGHEST)
 
 
-_narrowing.defvjp(_narrowing_forward, _narrowing_backward)
+def _kernel_gradient_exchanged(plain, kernel, x, gradient):
+    """Of an odd window's convolution that keeps the image's size, to fewer channels than it reads.
+
+    The entry at (a, b) sums x[p + (a, b)] * gradient[p] over the pixels p, which is gradient[q - (a, b)] * x[q]: that
+    of a convolution of the gradient, turned. XLA's CPU kernel wants many channels in the second factor: 84 to 12 of
+    them take 7 instead of 37 ms, 64 to 11 take 3 instead of 27.
+    """
+    turned = jax.ShapeDtypeStruct((*kernel.shape[:2], kernel.shape[3], kernel.shape[2]), kernel.dtype)
+    (d_kernel,) = jax.linear_transpose(lambda kernel: plain(gradient, kernel), turned)(x)
+    return d_kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _kernel_gradient_by_taps(product, shifts, kernel, gradient):
+    """One product a tap, of what it sees and the gradient, with float32 sums.
+
+    The usual way is a convolution whose window is the whole result, and whose steps are the dilation. XLA for GPUs (its
+    `conv_rewriter`) has cuDNN compute a kernel's gradient at steps of 1 only, and hands such a window to the routine
+    for images.
+    """
+    taps = [jnp.einsum(product, shift, gradient, preferred_element_type=jnp.float32) for shift in shifts]
+    return jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _shifted_products(x, kernel, strides, pads, dilation):

@@ -25,7 +25,8 @@ class BatchNorm(nn.Module):
     """Normalises each channel over all other axes, then scales and shifts it.
 
     Variables are those of `flax.linen.BatchNorm`: params `scale` and `bias`, batch_stats `mean` and `var`,
-    all float32 [C]. The running variance is the biased one, as in linen (PyTorch keeps the unbiased one).
+    all float32 [C]. As in the paper's Algorithm 2 (and in PyTorch, but not in linen) the running variance is the
+    unbiased one, m / (m - 1) times that of a batch's m values.
 
     Attributes:
       momentum: weight of the old running statistics; 0.9 here is 0.1 in PyTorch.
@@ -60,13 +61,15 @@ class BatchNorm(nn.Module):
             return y.astype(self.dtype)
         y, mean, var = normalise(x, scale, bias, self.epsilon)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-            if x.size == channels:
+            count = x.size // channels
+            if count == 1:
                 raise ValueError(
                     f"batch normalisation needs more than one value a channel in training; received {list(x.shape)} in"
                     f" {'/'.join(self.path)}. Give a larger data.batch_size, or a smaller training.accumulate"
                 )
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+            unbiased = var * (count / (count - 1))
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         return y.astype(self.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Max pooling, which has a form of its own on CPUs, and adaptive average pooling."""
+"""Max pooling, which has a form of its own on CPUs and GPUs, and adaptive average pooling."""
 
 import functools
 
@@ -49,13 +49,14 @@ def max_pool(
     def plain(x):
         return nn.max_pool(x, window, strides, "VALID")
 
-    return jax.lax.platform_dependent(x, cpu=separable, default=plain)
+    return jax.lax.platform_dependent(x, cpu=separable, cuda=separable, rocm=separable, default=plain)
 
 
 def _separable_max_pool(x, window, strides):
     """Without padding. Columns first, so that of equal values the first in row-major order is taken.
 
-    The gradient of a window reduction is a scatter, which XLA runs on one core; that of a choice is a product.
+    The gradient of a window reduction is a scatter, which XLA runs on one core of a CPU, and on a GPU adds up in an
+    order that changes from run to run; that of a choice is a product.
     """
     for axis in (2, 1):
         size, k, step = x.shape[axis], window[axis - 1], strides[axis - 1]

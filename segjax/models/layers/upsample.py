@@ -18,9 +18,10 @@ class ConvTranspose(nn.Module):
     output[s*i + a, s*j + b, o] sums x[i, j, c] * kernel[k-1-a, k-1-b, c, o] over i, j, c: the kernel is
     stored as `flax.linen.ConvTranspose` stores it, turned by 180 degrees from PyTorch's and Caffe's.
 
-    On CPUs each m x m-th of the kernel, m = ceil(k / s), is a matrix product of the pixels with its s x s taps, and
-    the products are added at an offset of so many blocks of s x s output pixels; the gradient of the plain form is
-    far slower there.
+    Each m x m-th of the kernel, m = ceil(k / s), is a matrix product of the pixels with its s x s taps, and the
+    products are added at an offset of so many blocks of s x s output pixels: on CPUs, where the gradient of the plain
+    form is far slower, and where m is 1 on all platforms, since XLA for GPUs takes that gradient for a convolution
+    whose window is the whole image.
 
     Attributes:
       features: output channels.
@@ -67,7 +68,11 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     def blocks(x, kernel):
         return _conv_transpose_blocks(x, kernel, stride)
 
-    return checkpoint_name(jax.lax.platform_dependent(x, kernel, cpu=blocks, default=plain), PRODUCT)
+    if kernel.shape[0] == stride:
+        y = blocks(x, kernel)
+    else:
+        y = jax.lax.platform_dependent(x, kernel, cpu=blocks, default=plain)
+    return checkpoint_name(y, PRODUCT)
 
 
 def _conv_transpose_blocks(x, kernel, s):
