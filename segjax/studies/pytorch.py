@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def load_get_network(path: Path) -> Callable[[Mapping[str, Any], int], Any]:
         )
     if importlib.util.find_spec("torch") is None:
         raise ValueError(f"--against pytorch needs PyTorch, which is not installed; {INSTALL}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(f"networks_of_{path.stem}", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # torch.compile looks for it there
     with _installed(path):
         spec.loader.exec_module(module)
     if not hasattr(module, "get_network"):

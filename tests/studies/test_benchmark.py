@@ -196,6 +196,10 @@ def test_a_file_of_networks_that_is_not_there_or_has_none(tmp_path):
     pytest.importorskip("torch")
     with pytest.raises(FileNotFoundError, match="there is no"):
         pytorch.load_get_network(tmp_path / "none.py")
+    (tmp_path / "good.py").write_text("def get_network(model_config, num_classes):\n    return num_classes\n")
+    get_network = pytorch.load_get_network(tmp_path / "good.py")
+    assert get_network({}, 3) == 3
+    assert sys.modules[get_network.__module__].get_network({}, 4) == 4  # where torch.compile looks
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ValueError, match="must have get_network"):
         pytorch.load_get_network(tmp_path / "empty.py")
