@@ -283,7 +283,7 @@ def segment_scores(
         return jax.nn.softmax(found.class_logits[-1]), jax.nn.sigmoid(masks).transpose(0, 3, 1, 2)
 
     batch = sharding.batch_sharding(mesh)
-    predict = jax.jit(probabilities, in_shardings=(None, batch), out_shardings=batch)
+    predict = jax.jit(sharding.for_mesh(probabilities, mesh), in_shardings=(None, batch), out_shardings=batch)
 
     def scores(variables):
         batches = pipeline.evaluation_batches(
@@ -291,6 +291,7 @@ def segment_scores(
             partial(transforms.normalise, **preprocessing(config, dataset.info)),
             batch_size=config.evaluation.batch_size,
             size_multiple=config.evaluation.size_multiple,
+            parts=sharding.example_parts(mesh),
         )
         return score_segments(
             batches,
@@ -343,6 +344,7 @@ def robustness_scores(
             partial(seen_and_scored, area=chosen.area, seen=seen),
             batch_size=evaluation.batch_size,
             size_multiple=chosen.size_multiple,
+            parts=sharding.example_parts(mesh),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -372,6 +374,7 @@ def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mes
         batches = partial(clips.evaluation_clip_batches, dataset, normalise, window=chosen.clip, **options)
         predict, begin = clip_predictor(module, chosen, seen), partial(empty_memory, module)
     else:
+        options["parts"] = sharding.example_parts(mesh)
         batches = partial(pipeline.evaluation_batches, dataset, normalise, **options)
         predict, begin = predictor(module, chosen, seen), None
     further = segment_scores(config, dataset, module, mesh) if config.evaluation.segments else None

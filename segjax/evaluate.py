@@ -72,6 +72,10 @@ def main() -> None:
     evaluator = build_evaluation.evaluator(config, dataset, model, mesh, progress=True)
     evaluator.check_folder(output)
     corrupted = config.evaluation.corruptions and build_evaluation.robustness_scores(config, dataset, model, mesh)
+    if corrupted:
+        names, options = build_evaluation.chosen_corruptions(config), config.evaluation
+        cells = (names, options.corruption_severities, config.seed)
+        robustness.check_folder(output, evaluator.protocol, *cells, options.corruption_baseline)
     scores = evaluator(variables)
     params = sharding.fetch(variables["params"])
     if sharding.is_main_process():

@@ -36,6 +36,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, track
 
 from segjax import build, build_evaluation
 from segjax.core import pictures, sharding
+from segjax.core.batch import IGNORE_LABEL
 from segjax.core.config import load_workdir_config
 from segjax.core.logger import duration
 from segjax.core.main import run
@@ -145,7 +146,7 @@ def predict_images(
         _save(target.with_name(f"{target.name}_overlay.png"), Image.fromarray(pictures.grid([mixed, legend])))
     print(f"{len(files) - len(bad)} of {len(files)} images are predicted; they are in {output}")
     if bad:
-        sys.exit(f"{len(bad)} could not be read: " + ", ".join(str(path) for path in bad[:20]))
+        sys.exit(f"{len(bad)} could not be predicted: " + ", ".join(str(path) for path in bad[:20]))
 
 
 def predict_clip(
@@ -202,7 +203,7 @@ def build_stream(
     @functools.partial(jax.jit, static_argnums=3, donate_argnums=1)
     def next_label(variables, states, image, native):
         probabilities, states = predict(variables, states, prepared(image), jnp.zeros(1, bool))
-        return resize(probabilities, native)[0].argmax(-1).astype(jnp.uint8), states
+        return most_likely(resize(probabilities, native))[0], states
 
     def step(variables, states, image):
         native = image.shape[:2]
@@ -224,10 +225,27 @@ def stream(step: Callable, variables: Any, frames: Iterable[np.ndarray]) -> Iter
         shape = image.shape
         label, states = step(variables, states, image)
         if waiting is not None:
-            yield waiting[0], np.asarray(waiting[1])
+            yield waiting[0], checked(np.asarray(waiting[1]), f"of frame {number - 1} ")
         waiting = image, label
     if waiting is not None:
-        yield waiting[0], np.asarray(waiting[1])
+        yield waiting[0], checked(np.asarray(waiting[1]), "of the last frame ")
+
+
+def most_likely(probabilities: jax.Array) -> jax.Array:
+    """uint8 [N, H, W] of [N, H, W, C]: the class, or IGNORE_LABEL where the probabilities are not finite."""
+    finite = jnp.isfinite(probabilities).all(-1)
+    return jnp.where(finite, probabilities.argmax(-1), IGNORE_LABEL).astype(jnp.uint8)
+
+
+def checked(label: np.ndarray, what: str = "") -> np.ndarray:
+    """A label map of `most_likely`. Raises ValueError where the network did not give finite probabilities."""
+    wrong = int((label == IGNORE_LABEL).sum())
+    if wrong:
+        raise ValueError(
+            f"the network's probabilities must be finite; {what}{wrong} of {label.size} pixels have none. What to try:"
+            " --config.model.dtype=float32, an earlier checkpoint, a look at the weights"
+        )
+    return label
 
 
 def normalised(image: jax.Array, mean: Sequence[float], std: Sequence[float], channel_order: str) -> jax.Array:
@@ -296,33 +314,37 @@ def build_maps(
     channel_order: str = "rgb",
     mesh: Mesh | None = None,
 ) -> Callable[..., list[np.ndarray]]:
-    """Build `maps(variables, image uint8 [H, W, 3])`; one program for each padded size.
+    """Build `maps(variables, image uint8 [H, W, 3])`; the network is compiled for each padded size, or once for `size`.
 
     `predict(variables, normalised image)` gives (probabilities [N, H, W, C], further maps [N, H, W], ...), and `maps`
     gives [label uint8 [H, W], further maps float32 [H, W], ...]. mean, std and channel_order are those of
     `segjax.data.augment.transforms.normalise`. Over a mesh with a `spatial` axis the rows of the image are split, with
-    the result of one device.
+    the result of one device. It raises ValueError where the network's probabilities are not finite.
     """
 
     mesh = sharding.make_mesh(1, 1) if mesh is None else mesh
     prepared = functools.partial(normalised, mean=mean, std=std, channel_order=channel_order)
 
     def compiled(function, **options):
-        return jax.jit(sharding.for_mesh(function, mesh), out_shardings=sharding.map_sharding(mesh), **options)
+        return jax.jit(sharding.for_mesh(function, mesh), **options)
 
     def put(image):
         return sharding.put_batch(mesh, sharding.fill_rows(mesh, {"image": image[None]}))
 
     def labelled(probabilities, *others):
-        found = [probabilities.argmax(-1).astype(jnp.uint8), *others]
+        found = [most_likely(probabilities), *others]
         return [sharding.fill_rows(mesh, {"label": each})["label"] for each in found]
 
-    @functools.partial(compiled, static_argnums=(2, 3))
-    def resized_maps(variables, batch, height, native):
-        probabilities, *others = predict(variables, prepared(sharding.cut_rows(batch, height)["image"]))
+    @functools.partial(compiled, static_argnums=2)
+    def seen_maps(variables, batch, height):
+        return predict(variables, prepared(sharding.cut_rows(batch, height)["image"]))
+
+    @functools.partial(compiled, static_argnums=1, out_shardings=sharding.map_sharding(mesh))
+    def resized_maps(found, native):
+        probabilities, *others = found
         return labelled(resize(probabilities, native), *(resize(other[..., None], native)[..., 0] for other in others))
 
-    @functools.partial(compiled, static_argnums=2)
+    @functools.partial(compiled, static_argnums=2, out_shardings=sharding.map_sharding(mesh))
     def padded_maps(variables, batch, height, native):
         image = sharding.cut_rows(batch, height)["image"]
         rows, columns = (jnp.arange(length) < inside for length, inside in zip(image.shape[1:3], native, strict=True))
@@ -332,12 +354,13 @@ def build_maps(
     def maps(variables, image):
         height, width = image.shape[:2]
         if size is not None:
-            found = resized_maps(variables, put(resize_image(image, size)), size[0], (height, width))
+            found = resized_maps(seen_maps(variables, put(resize_image(image, size)), size[0]), (height, width))
         else:
             rows, columns = round_up((height, width), size_multiple)
             padded = np.pad(image, ((0, rows - height), (0, columns - width), (0, 0)))
             found = padded_maps(variables, put(padded), rows, np.array((height, width), np.int32))
-        return [array[0, :height, :width] for array in jax.device_get(found)]
+        label, *others = (array[0, :height, :width] for array in jax.device_get(found))
+        return [checked(label), *others]
 
     return maps
 

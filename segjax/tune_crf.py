@@ -179,13 +179,14 @@ def some_images(dataset: Dataset, count: int) -> Dataset:
 def predicted(config: ConfigDict, dataset: Dataset, model, chosen, variables, mesh) -> Iterator[dict[str, jax.Array]]:
     """Batches of probabilities float32 [N, H, W, C], image uint8 [N, H, W, 3] and label uint8 [N, H, W]."""
     seen = build.preprocessing(config, dataset.info)
-    predict = jax.jit(build_evaluation.predictor(model, chosen, seen))
+    predict = jax.jit(sharding.for_mesh(build_evaluation.predictor(model, chosen, seen), mesh))
     colours = jax.jit(lambda image: denormalise(image, **seen).astype(jnp.uint8))
     batches = pipeline.evaluation_batches(
         dataset,
         functools.partial(build_evaluation.seen_and_scored, area=chosen.area, seen=seen),
         batch_size=config.evaluation.batch_size,
         size_multiple=chosen.size_multiple,
+        parts=sharding.example_parts(mesh),
     )
     for local in batches:
         batch = sharding.put_batch(mesh, local)

@@ -1,5 +1,6 @@
 """Prediction on files of every size and mode, with bad ones among them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -86,15 +87,58 @@ def test_parse_size():
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_padding_does_not_reach_the_label_map(parts):
-    """A predictor that sees only single pixels must give the same with and without padding."""
+    """A network sees zeros around an image, the mean after normalisation, whatever is filled up."""
 
     def probabilities(variables, image):
-        return (np.array([1.0, 0.0]) * (image[..., :1] > 0) + np.array([0.0, 1.0]) * (image[..., :1] <= 0),)
+        around = jax.lax.reduce_window(image[..., :1], 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+        return (jnp.where(around > 0, jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])),)
 
     image = np.random.default_rng(0).integers(0, 256, (13, 9, 3), dtype=np.uint8)
     mesh = sharding.make_mesh(1, 1, parts)
-    maps = predict.build_maps(probabilities, (100.0,) * 3, (50.0,) * 3, 1 if parts > 1 else 32, mesh=mesh)
-    np.testing.assert_array_equal(maps({}, image)[0], image[..., 0] <= 100)
+    maps = predict.build_maps(probabilities, (128.0,) * 3, (50.0,) * 3, 1 if parts > 1 else 32, mesh=mesh)
+    surrounded = np.pad(image[..., 0] - 128.0, 1)
+    expected = sum(surrounded[i : i + 13, j : j + 9] for i in range(3) for j in range(3)) <= 0
+    assert 0.2 < expected.mean() < 0.8
+    np.testing.assert_array_equal(maps({}, image)[0], expected)
+
+
+def test_the_network_is_compiled_once_for_its_size():
+    seen = []
+
+    def probabilities(variables, image):
+        seen.append(image.shape)
+        return (jax.nn.softmax(image),)
+
+    maps = predict.build_maps(probabilities, (0.0,) * 3, (1.0,) * 3, 1, (16, 12))
+    for size in ((20, 30), (21, 30), (9, 5)):
+        image = np.zeros((*size, 3), np.uint8)
+        assert maps({}, image)[0].shape == size
+    assert seen == [(1, 16, 12, 3)]
+
+
+@pytest.mark.parametrize("size", [None, (8, 8)])
+def test_a_network_that_gives_nan_is_an_error(size):
+    def probabilities(variables, image):
+        return (jnp.stack([image[..., 0], 1 / image[..., 1]], -1),)
+
+    maps = predict.build_maps(probabilities, (0.0,) * 3, (1.0,) * 3, 1, size)
+    image = np.ones((8, 8, 3), np.uint8)
+    assert maps({}, image)[0].max() < 2
+    image[3, 4] = 0
+    with pytest.raises(ValueError, match="probabilities must be finite; 1 of 64 pixels have none"):
+        maps({}, image)
+
+    step = predict.build_stream(
+        lambda variables, states, image, reset: (*probabilities(variables, image[:, 0]), states),
+        lambda variables, image: {},
+        (0.0,) * 3,
+        (1.0,) * 3,
+        size=size,
+    )
+    frames = predict.stream(step, {}, [np.ones((8, 8, 3), np.uint8), image, np.ones((8, 8, 3), np.uint8)])
+    assert next(frames)[1].max() < 2
+    with pytest.raises(ValueError, match="finite; of frame 1 1 of 64 pixels"):
+        next(frames)
 
 
 @pytest.mark.parametrize("parts", [1, 4])

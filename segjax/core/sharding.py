@@ -125,9 +125,14 @@ def row_parts(mesh: Mesh | None = None) -> int:
     return mesh.shape.get(SPATIAL, 1)
 
 
+def example_parts(mesh: Mesh) -> int:
+    """The number of devices among which examples are split."""
+    return mesh.size // row_parts(mesh)
+
+
 def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
     """Raise ValueError unless a global batch, cut into `parts` microbatches, divides over what splits examples."""
-    devices = mesh.size // row_parts(mesh)
+    devices = example_parts(mesh)
     step = devices * parts
     if batch_size % step:
         below, above = batch_size // step * step, -(-batch_size // step) * step

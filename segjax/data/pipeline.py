@@ -116,6 +116,7 @@ def evaluation_batches(
     *,
     batch_size: int,
     size_multiple: int,
+    parts: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
@@ -128,17 +129,21 @@ def evaluation_batches(
 
     Args:
       normalise: example -> example with a float32 image.
-      batch_size: global.
+      batch_size: global, and the most rows that a batch has.
+      parts: what the batches of a size with fewer examples still divide by, the devices among which examples are split;
+        None fills them up to batch_size.
     Yields:
       `{"image": float32 [B/P, H, W, 3], "label": uint8 [B/P, H, W], "index": int32 [B/P],
       "size": int32 [B/P, 2]}`, where size is the native (height, width), (0, 0) for a filled-in row.
     """
     sizes = [round_up(size, size_multiple) for size in example_sizes(dataset)]
-    local = batch_size // process_count
+    whole = parts or batch_size
     for size in sorted(set(sizes)):
         indices = [index for index, other in enumerate(sizes) if other == size]
-        for first in range(0, len(indices), batch_size):
-            mine = indices[first + process_index * local : min(first + batch_size, first + (process_index + 1) * local)]
+        rows = min(batch_size, -(-len(indices) // whole) * whole)
+        local = rows // process_count
+        for first in range(0, len(indices), rows):
+            mine = indices[first + process_index * local : first + (process_index + 1) * local]
             yield _padded_batch([(i, normalise(dataset.source[i])) for i in mine], size, local)
 
 

@@ -32,15 +32,20 @@ class Totals(NamedTuple):
     counted: tuple[metrics.ExactCounts | None, ...] = ()  # of each `Score` that is summed
 
 
+IN_FLIGHT = 2
+"""Batches that the host may be ahead of the device."""
+
+
 class Found(NamedTuple):
     """What a batch gives for each of its images, by name or, of the `Score`s, by their order; None where there is none.
 
-    `counts` is int32 [M, 3, C], see `class_counts`. `images` is what is left to be done on the host, and stays on the
-    devices that have it until it is fetched.
+    `counts` is int32 [M, 3, C], see `class_counts`; `finite` bool [M], whether all probabilities are. `images` is what
+    is left to be done on the host, and stays on the devices that have it until it is fetched.
     """
 
     built_in: dict[str, jax.Array]
     counts: jax.Array
+    finite: jax.Array
     kept: tuple[Any, ...]
     images: tuple[Any, ...]
 
@@ -109,7 +114,7 @@ class Evaluator:
         self._step = jax.jit(
             sharding.for_mesh(of_batch, mesh),
             in_shardings=(None, None, whole, batch),
-            out_shardings=(whole, Found(whole, whole, whole, batch), sharding.map_sharding(mesh), batch),
+            out_shardings=(whole, Found(whole, whole, whole, whole, batch), sharding.map_sharding(mesh), batch),
             static_argnums=4,
         )
 
@@ -119,6 +124,9 @@ class Evaluator:
         And `per_image_counts`, int32 [images, 3, C]: `class_counts` of each image or frame in the order of the split;
         `calibration_bins` of `metrics.calibration_bins`; for clips `temporal_consistency`, the mean over the frames
         that have one before them; and what the `Score`s conclude.
+
+        Raises:
+          ValueError: the network's probabilities of some images are not finite.
         """
         totals = jax.device_put(self._empty_totals(), sharding.replicated(self._mesh))
         batches = self._batches()
@@ -136,13 +144,17 @@ class Evaluator:
                 indices = np.asarray(sharding.fetch(batch["index"])).reshape(-1)
                 every_index.append(indices)
                 every_found.append(found._replace(images=()))
+                if len(every_found) > IN_FLIGHT:  # else all that is read faster than it is computed would wait there
+                    jax.block_until_ready(every_found[-1 - IN_FLIGHT].counts)
                 host.take(found.images, indices)
                 if self._drawn.intersection(indices.tolist()):
                     predictions.append((indices, sharding.fetch(prediction)))
             finished = host.results()
         self._draw(predictions)
         confusion = metrics.counts(totals.confusion)
-        built_in, per_image, kept = _in_order(every_found, np.concatenate(every_index))
+        built_in, per_image, finite, kept = _in_order(every_found, np.concatenate(every_index))
+        if not finite.all():
+            raise ValueError(self._not_finite(finite))
         return {
             **metrics.scores(confusion),
             **{name: finite_mean(values) for name, values in built_in.items()},
@@ -153,6 +165,14 @@ class Evaluator:
             "confusion": confusion,
             "per_image_counts": per_image,
         }
+
+    def _not_finite(self, finite):
+        wrong = [self.dataset.ids[index] for index in np.flatnonzero(~finite)]
+        return (
+            f"the network's probabilities must be finite; those of {len(wrong)} of the {len(finite)} images of"
+            f" {self.dataset.split!r} are not, the first: {', '.join(wrong[:5])}. What to try:"
+            " --config.model.dtype=float32, an earlier checkpoint, a look at the weights"
+        )
 
     def _empty_totals(self):
         num_classes = self.dataset.info.num_classes
@@ -283,11 +303,11 @@ class _HostPart:
         }
 
 
-def _in_order(every_found: list[Found], indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, tuple]:
-    """The values of all images in the order of the split, without the rows that fill a batch."""
+def _in_order(every_found: list[Found], indices: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, tuple]:
+    """`Found`, but for its images, of all images in the order of the split, without the rows that fill a batch."""
     inside = np.flatnonzero(indices >= 0)
     order = inside[np.argsort(indices[inside])]
-    found = jax.device_get([(found.built_in, found.counts, found.kept) for found in every_found])
+    found = jax.device_get([(found.built_in, found.counts, found.finite, found.kept) for found in every_found])
     return jax.tree.map(lambda *parts: np.concatenate(parts)[order], *found)
 
 
@@ -320,6 +340,7 @@ def build_eval_step(predict: Callable, num_classes: int, scores: Sequence[Score]
         found = Found(
             {"per_image_mIoU": per_image_miou(per_image)},
             class_counts(per_image),
+            jnp.isfinite(probabilities).all((1, 2, 3)),
             tuple(None if score.counts or score.each else of for score, of in zip(scores, measured, strict=True)),
             tuple(of if score.each else None for score, of in zip(scores, measured, strict=True)),
         )

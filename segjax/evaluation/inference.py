@@ -1,7 +1,8 @@
 """From a model to class probabilities of an image: whole, by a window or by tiles, at several scales, mirrored.
 
 Everything is of static shape and runs inside one jitted program. Overlapping windows, scales and mirrored images
-are averaged as probabilities (after the softmax), with equal weights.
+are averaged as probabilities (after the softmax), with equal weights. What is resized before is the logits, as in
+DeepLab's code and mmsegmentation's.
 """
 
 import math
@@ -38,7 +39,7 @@ def build_predict(
       tile_input: None, or what makes windows the tiles of `overlap_tile`, which have no stride: the (height, width)
         of the input from which apply, a network without padding, computes a window or more around its centre.
       window_blend: "uniform", or "gaussian", see `slide`.
-      scales: the image is resized bilinearly to each, and the probabilities back.
+      scales: the image is resized bilinearly to each, and the logits back, or the windows' averaged probabilities.
       flip: average with the mirrored image.
       short_side, long_side, resize_multiple: the size at scale 1, see `network_size`.
       align_corners: of all resizing.
@@ -57,13 +58,15 @@ def build_predict(
         if any(s < 1 or s > w for s, w in zip(stride, window, strict=True)):
             raise ValueError(f"stride must be in 1..window = {window}, so that no pixel is left out; received {stride}")
 
-    def at_one_size(variables, image):
+    def at_one_size(variables, image, size):
         if window is None:
-            return jax.nn.softmax(apply(variables, image))
+            return jax.nn.softmax(resize(apply(variables, image), size, align_corners))
         if tile_input is not None:
-            return jax.nn.softmax(overlap_tile(lambda x: apply(variables, x), image, window, tile_input))
+            logits = overlap_tile(lambda x: apply(variables, x), image, window, tile_input)
+            return jax.nn.softmax(resize(logits, size, align_corners))
         blend = gaussian_weights(window) if window_blend == "gaussian" else None
-        return slide(lambda crop: jax.nn.softmax(apply(variables, crop)), image, window, stride, blend)
+        averaged = slide(lambda crop: jax.nn.softmax(apply(variables, crop)), image, window, stride, blend)
+        return resize(averaged, size, align_corners)
 
     def predict(variables, image):
         total, count = 0.0, 0
@@ -71,9 +74,8 @@ def build_predict(
             size = network_size(image.shape[1:3], scale, short_side, long_side, resize_multiple)
             scaled = resize(image, size, align_corners)
             for mirrored in (False, True)[: 1 + flip]:
-                probabilities = at_one_size(variables, scaled[:, :, ::-1] if mirrored else scaled)
-                probabilities = probabilities[:, :, ::-1] if mirrored else probabilities
-                total += resize(probabilities, image.shape[1:3], align_corners)
+                probabilities = at_one_size(variables, scaled[:, :, ::-1] if mirrored else scaled, image.shape[1:3])
+                total += probabilities[:, :, ::-1] if mirrored else probabilities
                 count += 1
         return total / count
 

@@ -15,6 +15,9 @@ from segjax.core.batch import IGNORE_LABEL
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """Of the intersection over union in COCO's AP."""
 
+STRIP = 64
+"""Rows of masks that are multiplied at once."""
+
 MOST_DETECTIONS = 100
 """Detections of one image and class that count, those with the highest scores."""
 
@@ -131,9 +134,11 @@ def match_detections(
             kept.append(each)
     kept = np.array(kept, int)
     masks, classes, scores = masks[kept], classes[kept], scores[kept]
-    ours, theirs = masks.astype(np.float64), true_masks.astype(np.float64)
-    shared = np.einsum("dhw,ghw->dg", ours, theirs, optimize=True)
-    union = ours.sum((1, 2))[:, None] + theirs.sum((1, 2)) - shared
+    shared = np.zeros((len(masks), len(true_masks)))
+    for top in range(0, masks.shape[1], STRIP):  # as numbers they are several times as large
+        ours, theirs = (of[:, top : top + STRIP].astype(np.float32) for of in (masks, true_masks))
+        shared += np.einsum("dhw,ghw->dg", ours, theirs, optimize=True)
+    union = masks.sum((1, 2))[:, None] + true_masks.sum((1, 2)) - shared
     iou = np.where(union > 0, shared / np.maximum(union, 1), 0.0)
     iou = np.where(classes[:, None] == true_classes, iou, -1.0)
     hits = np.zeros((len(thresholds), len(classes)), bool)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from rich.progress import Progress
 
 from segjax.core import sharding
-from segjax.core.logger import write_json
+from segjax.core.logger import read_json, write_json
 from segjax.evaluation import metrics
 from segjax.evaluation.inference import Apply
 from segjax.evaluation.protocol import Protocol
@@ -45,6 +45,8 @@ def build_scorer(
       keys: for each name; example k is corrupted with `fold_in(key, k)`, in whatever batch it comes.
       batches: of `segjax.data.pipeline.evaluation_batches`, with size_multiple 1: padding would be corrupted too.
       images: how many there are, for the progress that is shown.
+    Raises, when called:
+      ValueError: the network's probabilities of some images are not finite.
     """
     batch, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
@@ -69,9 +71,11 @@ def build_scorer(
     def step(variables, image, batch, totals, height):
         if sharding.row_parts(mesh) > 1:
             image = sharding.split_batch(mesh, {"image": image})["image"]
-        prediction = predict(variables, image).argmax(-1).astype(jnp.uint8)
-        label = sharding.cut_rows(batch, height)["label"]
-        return metrics.add_counts(totals, metrics.confusion_matrix(prediction, label, num_classes))
+        probabilities, (counts, wrong) = predict(variables, image), totals
+        label, prediction = sharding.cut_rows(batch, height)["label"], probabilities.argmax(-1).astype(jnp.uint8)
+        counts = metrics.add_counts(counts, metrics.confusion_matrix(prediction, label, num_classes))
+        finite = jnp.isfinite(probabilities).all((1, 2, 3)) | (batch["index"] < 0)
+        return counts, wrong + (~finite).sum()
 
     step = jax.jit(
         sharding.for_mesh(step, mesh), in_shardings=(None, batch, None, whole), out_shardings=whole, static_argnums=4
@@ -80,7 +84,7 @@ def build_scorer(
 
     def score(variables, batches, images):
         cells = [(name, severity) for name in names for severity in severities]
-        empty = jax.device_put(metrics.init_counts((num_classes, num_classes)), whole)
+        empty = jax.device_put((metrics.init_counts((num_classes, num_classes)), jnp.int32(0)), whole)
         totals = dict.fromkeys(cells, empty)
         with Progress(disable=not sharding.is_main_process()) as progress:
             task = progress.add_task("corrupting", total=images * len(cells))
@@ -92,7 +96,13 @@ def build_scorer(
                     totals[name, severity] = step(variables, image, found, totals[name, severity], height)
                     progress.update(task, advance=int((local["index"] >= 0).sum()) * jax.process_count())
                 jax.block_until_ready(totals)
-        values = [metrics.scores(metrics.counts(total))["mIoU"] for total in totals.values()]
+        for (name, severity), (_, wrong) in totals.items():
+            if wrong:
+                raise ValueError(
+                    f"the network's probabilities must be finite; those of {int(wrong)} of the {images} images are not"
+                    f" with {name} at severity {severity}. What to try: --config.model.dtype=float32"
+                )
+        values = [metrics.scores(metrics.counts(counts))["mIoU"] for counts, _ in totals.values()]
         return np.asarray(values, np.float64).reshape(len(names), len(severities))
 
     return score
@@ -186,6 +196,29 @@ def read_baseline(
             + "\n".join(f"  {problem}" for problem in problems)
         )
     return saved
+
+
+def check_folder(
+    folder: str | Path,
+    protocol: Protocol,
+    names: Sequence[str],
+    severities: Sequence[int],
+    seed: int,
+    baseline: str | Path = "",
+) -> None:
+    """Raise ValueError where `write` would put its scores in the place of others, or of the baseline's."""
+    path = Path(folder) / f"robustness-{protocol.name}.json"
+    if not path.is_file():
+        return
+    there = read_json(path)
+    ours = {"corruptions": list(names), "severities": list(map(str, severities)), "seed": seed}
+    theirs = {"corruptions": list(there.get("mIoU", {})), "severities": list(there.get("mIoU_by_severity", {}))}
+    theirs["seed"] = there.get("seed")
+    reasons = [f"its {name} are {theirs[name]}, here {ours[name]}" for name in ours if ours[name] != theirs[name]]
+    if baseline and Path(baseline).expanduser().resolve() == path.resolve():
+        reasons = ["it is config.evaluation.corruption_baseline"]
+    if reasons:
+        raise ValueError(f"{path} holds other scores: {reasons[0]}. Give --output=DIR for these")
 
 
 def write(folder: str | Path, summary: Mapping[str, Any], protocol: Protocol, facts: Mapping[str, Any]) -> Path:

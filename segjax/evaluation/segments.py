@@ -35,6 +35,8 @@ def panoptic_map(classes: np.ndarray, masks: np.ndarray, things: Collection[int]
     kept = np.flatnonzero((number != classes.shape[-1] - 1) & (score > LEAST_SCORE))
     predicted = np.full(masks.shape[1:], IGNORE_LABEL, np.uint8)
     index = np.zeros(masks.shape[1:], np.uint8)
+    if len(kept) > 256:
+        raise ValueError(f"a panoptic map has at most 256 segments; {len(kept)} queries are sure of a class")
     if not len(kept):
         return predicted, index
     front = (score[kept, None, None] * masks[kept]).argmax(0)

@@ -108,8 +108,8 @@ def davis_score(num_classes: int, clips: Sequence[Sequence[int]]) -> Score:
 def davis_means(j: np.ndarray, f: np.ndarray, clips: Sequence[Sequence[int]]) -> dict[str, float]:
     """Means over each object's frames in a clip, and then over objects and clips, of J and F [frames, objects].
 
-    Every labelled frame counts. (The authors' code of the semi-supervised task leaves the first and the last out, the
-    first being given.) An object that is in no frame of a clip counts there too, where it was rightly not drawn.
+    The first and the last frame of a clip of three or more do not count, whatever the task, as in the authors' code.
+    An object that is in no frame of a clip counts there too, where it was rightly not drawn.
 
     Returns:
       J_mean, J_recall (the share of frames above 0.5), J_decay (the mean of the first quarter of the frames minus that
@@ -117,7 +117,7 @@ def davis_means(j: np.ndarray, f: np.ndarray, clips: Sequence[Sequence[int]]) ->
     """
     found = {}
     for name, scores in (("J", j), ("F", f)):
-        tracks = [scores[list(clip)] for clip in clips]
+        tracks = [scores[list(clip)[1:-1] if len(clip) > 2 else list(clip)] for clip in clips]
         tracks = [track[np.isfinite(track).all(1)] for track in tracks]
         tracks = [column for track in tracks if len(track) for column in track.T]
         found[f"{name}_mean"] = _mean([track.mean() for track in tracks])

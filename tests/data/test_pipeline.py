@@ -195,6 +195,15 @@ def test_examples_of_one_padded_size_share_batches():
     assert len(evaluation(size_multiple=1)) == 4
 
 
+def test_a_size_with_few_examples_has_smaller_batches():
+    shapes = [batch["image"].shape for batch in evaluation(batch_size=4, parts=2)]
+    assert shapes == [(4, 8, 8, 3), (2, 16, 8, 3)]
+    assert [batch["index"].tolist() for batch in evaluation(batch_size=4, parts=2)] == [[0, 1, 2, 4], [3, -1]]
+    assert [len(batch["index"]) for batch in evaluation(batch_size=2, parts=1)] == [2, 2, 1]
+    parts = [evaluation(batch_size=4, parts=2, process_index=p, process_count=2) for p in range(2)]
+    assert [[b["index"].tolist() for b in part] for part in parts] == [[[0, 1], [3]], [[2, 4], [-1]]]
+
+
 def test_processes_share_the_evaluation_with_equal_shapes():
     parts = [evaluation(batch_size=4, process_index=p, process_count=2) for p in range(2)]
     assert [b["image"].shape for b in parts[0]] == [b["image"].shape for b in parts[1]]

@@ -98,6 +98,21 @@ def test_every_labelled_pixel_counts_once_on_any_devices(one_device_mesh, sizes,
     np.testing.assert_array_equal(eight["per_image_counts"], expected_counts())
 
 
+def test_images_without_finite_probabilities_are_named(one_device_mesh):
+    """Those of 12x20; rows that fill a batch are not images."""
+
+    def broken(variables, image):
+        if image.shape[1:3] == (16, 24):
+            return jnp.full((*image.shape[:3], 4), jnp.nan)
+        filling = (image == 0).all((1, 2, 3))[:, None, None, None]
+        return jnp.where(filling, jnp.nan, predict(variables, image))
+
+    made = evaluator(one_device_mesh)
+    made = Evaluator(made.dataset, made._batches, broken, PROTOCOL, one_device_mesh, images=2)
+    with pytest.raises(ValueError, match=r"must be finite; those of 1 of the 5 images of 'val' are not, .* x/4\. What"):
+        made({})
+
+
 def test_what_is_written(one_device_mesh, tmp_path):
     made = evaluator(one_device_mesh)
     scores = made({})

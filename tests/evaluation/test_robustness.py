@@ -79,6 +79,36 @@ def test_scores_are_those_of_a_loop_on_any_devices_and_in_any_batches(one_device
     np.testing.assert_allclose(found(sharding.make_mesh(2, 1, 4), 2), expected, rtol=1e-12)
 
 
+def test_images_without_finite_probabilities_are_an_error(one_device_mesh):
+    def broken(variables, image):
+        return jnp.where((image == 0).all((1, 2, 3), keepdims=True), jnp.nan, predict(variables, image))
+
+    def blackened(name, key, image, severity):
+        return jnp.where(severity == 4, 0 * image, image)
+
+    dataset = Dataset(INFO, "val", Source(), ["x/0", "x/1", "x/2"])
+    float_image = lambda e: {**e, "image": e["image"].astype(np.float32)}  # noqa: E731
+    batches = list(pipeline.evaluation_batches(dataset, float_image, batch_size=2, size_multiple=1))
+    arguments = (3, one_device_mesh, {"shift": jax.random.key(0)})
+    robustness.build_scorer(broken, blackened, ["shift"], (1, 2), *arguments)({}, batches, 3)
+    with pytest.raises(ValueError, match="must be finite; those of 3 of the 3 images are not with shift at severity 4"):
+        robustness.build_scorer(broken, blackened, ["shift"], (1, 4), *arguments)({}, batches, 3)
+
+
+def test_other_scores_are_not_overwritten(tmp_path):
+    summary = robustness.summarise(NAMES, SEVERITIES, np.full((2, 3), 0.5), 0.7) | {"seed": 0}
+    asked = (tmp_path, PROTOCOL, NAMES, SEVERITIES, 0)
+    robustness.check_folder(*asked)
+    path = robustness.write(tmp_path, summary, PROTOCOL, {})
+    robustness.check_folder(*asked)
+    robustness.check_folder(*asked, "elsewhere.json")
+    for changed in ((NAMES[:1], SEVERITIES, 0), (NAMES, (1, 2), 0), (NAMES, SEVERITIES, 1)):
+        with pytest.raises(ValueError, match=r"other scores: its (corruptions|severities|seed) are .*--output=DIR"):
+            robustness.check_folder(tmp_path, PROTOCOL, *changed)
+    with pytest.raises(ValueError, match="it is config.evaluation.corruption_baseline"):
+        robustness.check_folder(*asked, path)
+
+
 OURS = np.array([[0.6, 0.4], [0.7, 0.7]])
 THEIRS = np.array([[0.5, 0.3], [0.4, 0.5]])
 

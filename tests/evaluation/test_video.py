@@ -59,8 +59,10 @@ def test_unlabelled_pixels_are_left_out_and_unlabelled_frames_have_no_score():
 
 
 def test_means_over_frames_then_over_objects_and_clips():
-    j = np.array([[1.0, 0.2], [0.0, 0.4], [0.5, 0.6], [0.9, 0.8], [1.0, 1.0], [np.nan, np.nan]])
-    found = video.davis_means(j, j / 2, [[0, 1, 2, 3], [5, 4]])
+    """The ends of a clip of three or more are left out; unlabelled frames have no score."""
+    j = np.array([[1.0, 0.2], [0.0, 0.4], [0.5, 0.6], [0.9, 0.8], [1.0, 1.0], [np.nan, np.nan], [0.3, 0.3]])
+    found = video.davis_means(j, j / 2, [[6, 0, 1, 2, 3, 6], [5, 4]])
+    assert video.davis_means(j, j, [[6, 2, 4]])["J_mean"] == np.mean([0.5, 0.6])
     tracks = [[1.0, 0.0, 0.5, 0.9], [0.2, 0.4, 0.6, 0.8], [1.0], [1.0]]
     np.testing.assert_allclose(found["J_mean"], np.mean([np.mean(track) for track in tracks]))
     np.testing.assert_allclose(found["J_recall"], np.mean([0.5, 0.5, 1.0, 1.0]))

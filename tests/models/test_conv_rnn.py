@@ -1,5 +1,8 @@
 """The recurrent cells against loops in NumPy and PyTorch's LSTM, and what a network with memory may and may not see."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from segjax.models import build_model
 from segjax.models.layers.recurrent import ConvRecurrence
 from segjax.models.remember import empty_memory
 from tests.models.variables import fast_jit, random_variables
+from tests.process import ROOT, fast
 from tests.references import conv_rnn as reference
 
 UNET = dict(name="unet", width=2, depth=2, norm="none")
@@ -265,3 +269,17 @@ def test_a_truncated_gradient_lacks_the_way_through_the_states_and_nothing_else(
     for name in ("memory4", "memory1"):
         a, b = (gradient[name]["forward"]["input_kernel"] for gradient in (whole, cut))
         assert np.abs(a - b).max() > 1e-3 * np.abs(a).max()
+
+
+def test_two_layers_start_in_a_process_with_one_device():
+    """Batches of QR decompositions, which orthogonal kernels are made by, wait for each other there (jaxlib 0.10.2)."""
+    program = """
+import jax, jax.numpy as jnp
+from segjax.models import build_model
+model = build_model("conv_rnn", num_classes=3, network=dict(name="unet", width=8, depth=4), strides=(16, 8))
+variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 1, 32, 32, 3)))["params"])(jax.random.key(0))
+print(len(jax.devices()), len(jax.tree.leaves(jax.device_get(variables))))
+"""
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, cwd=ROOT, env=fast(), capture_output=True, text=True, timeout=120, check=True)
+    assert output.stdout.split()[0] == "1"

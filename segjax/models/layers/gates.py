@@ -14,7 +14,9 @@ def side_by_side(initializer: Callable, width: int) -> Callable:
     """
 
     def init(key, shape, dtype=jnp.float32):
-        each = jax.vmap(lambda key: initializer(key, (*shape[:-1], width), dtype))
-        return jnp.moveaxis(each(jax.random.split(key, shape[-1] // width)), 0, -2).reshape(shape)
+        # One after the other: a process with one CPU device waits for ever for two batches of QR decompositions, those
+        # of orthogonal kernels of two layers (jaxlib 0.10.2, on 2 cores).
+        keys = jax.random.split(key, shape[-1] // width)
+        return jnp.stack([initializer(key, (*shape[:-1], width), dtype) for key in keys], -2).reshape(shape)
 
     return init
