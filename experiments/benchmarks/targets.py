@@ -7,7 +7,8 @@ simulated ones of which each has an image; on a GPU in bfloat16, 16 of 512x512. 
 `segjax.benchmark --against pytorch`, in which ours, PyTorch eager and torch.compile take turns. Writes its
 rows into experiments/results/benchmark.csv, where the rows of other devices, networks and modes stay; with --profile a
 second process says where the time goes on the device, and keeps the profiles, which TensorBoard and Perfetto read. On a
-GPU, PyTorch must be a build for it (CONTRIBUTING.md says how to install one).
+GPU, PyTorch must be a build for it (CONTRIBUTING.md says how to install one). In bfloat16 it works by autocast, where
+layer norms are float32, ours bfloat16, and logits bfloat16 when they are resized, ours float32.
 """
 
 import argparse
