@@ -19,6 +19,7 @@ from segjax.build import preprocessing, saved_info
 from segjax.core import sharding
 from segjax.core.batch import ATTENTION, IGNORE_LABEL, MEMORY, denormalise
 from segjax.core.config import chosen_corruptions
+from segjax.core.softmax import softmax
 from segjax.crf.post_process import build_refine, read_parameters
 from segjax.data import clips, pipeline
 from segjax.data.augment import transforms
@@ -148,7 +149,7 @@ def clip_predictor(
 
     def predict(variables, states, image, reset):
         logits, states = module.apply({**variables, **states}, image, reset=reset, mutable=[MEMORY])
-        probabilities = jax.nn.softmax(logits.reshape(-1, *logits.shape[2:]))
+        probabilities = softmax(logits.reshape(-1, *logits.shape[2:]))
         return refine(probabilities, image.reshape(-1, *image.shape[2:])), states
 
     return predict
@@ -280,7 +281,7 @@ def segment_scores(
         found = module.apply(variables, image, train=False, method="masks")
         masks = found.mask_logits[-1].transpose(0, 2, 3, 1)
         masks = resize(masks, tuple(4 * length for length in masks.shape[1:3]))[:, : image.shape[1], : image.shape[2]]
-        return jax.nn.softmax(found.class_logits[-1]), jax.nn.sigmoid(masks).transpose(0, 3, 1, 2)
+        return softmax(found.class_logits[-1]), jax.nn.sigmoid(masks).transpose(0, 3, 1, 2)
 
     batch = sharding.batch_sharding(mesh)
     predict = jax.jit(sharding.for_mesh(probabilities, mesh), in_shardings=(None, batch), out_shardings=batch)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.core import sharding
+from segjax.core.softmax import softmax
 from segjax.crf.filters import (
     Filter,
     bilateral_features,
@@ -64,7 +65,7 @@ def mean_field(unary: jax.Array, image: jax.Array, params: CRFParams, **options:
     Returns:
       float32 [N, H, W, C]; each pixel sums to 1.
     """
-    return jax.nn.softmax(mean_field_logits(unary, image, params, **options))
+    return softmax(mean_field_logits(unary, image, params, **options))
 
 
 def mean_field_logits(

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.core.softmax import softmax
+
 Apply = Callable[[Any, jax.Array], jax.Array]
 
 
@@ -60,12 +62,12 @@ def build_predict(
 
     def at_one_size(variables, image, size):
         if window is None:
-            return jax.nn.softmax(resize(apply(variables, image), size, align_corners))
+            return softmax(resize(apply(variables, image), size, align_corners))
         if tile_input is not None:
             logits = overlap_tile(lambda x: apply(variables, x), image, window, tile_input)
-            return jax.nn.softmax(resize(logits, size, align_corners))
+            return softmax(resize(logits, size, align_corners))
         blend = gaussian_weights(window) if window_blend == "gaussian" else None
-        averaged = slide(lambda crop: jax.nn.softmax(apply(variables, crop)), image, window, stride, blend)
+        averaged = slide(lambda crop: softmax(apply(variables, crop)), image, window, stride, blend)
         return resize(averaged, size, align_corners)
 
     def predict(variables, image):

@@ -92,6 +92,12 @@ def score_segments(
     counts, matches = [], []
     for batch in batches:
         classes, masks = predict(batch["image"])
+        broken = batch["index"][~(np.isfinite(classes).all((1, 2)) & np.isfinite(masks).all((1, 2, 3)))]
+        if (broken >= 0).any():
+            raise ValueError(
+                f"the network's probabilities must be finite; those of the examples {broken[broken >= 0].tolist()} are"
+                " not. What to try: --config.model.dtype=float32, an earlier checkpoint, a look at the weights"
+            )
         for row, number in enumerate(batch["index"].tolist()):
             if number < 0:
                 continue

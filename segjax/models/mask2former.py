@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.core.softmax import softmax
 from segjax.models.backbones import build_backbone
 from segjax.models.layers.attention import attention, keep_map, weights
 from segjax.models.layers.conv import Conv
@@ -184,7 +185,7 @@ def semantic_logits(classes: jax.Array, masks: jax.Array, size: tuple[int, int])
     this size, to float32 [N, *size, num_classes] between log(EPSILON) and log(Q + EPSILON).
     """
     masks = resize_bilinear(masks, tuple(4 * length for length in masks.shape[1:3]))[:, : size[0], : size[1]]
-    chances = jax.nn.softmax(classes)[..., :-1]
+    chances = softmax(classes)[..., :-1]
     return jnp.log(jnp.einsum("nqc,nhwq->nhwc", chances, jax.nn.sigmoid(masks)) + EPSILON)
 
 

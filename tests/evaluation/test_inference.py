@@ -261,6 +261,15 @@ def test_probabilities_sum_to_one_at_any_size(height, width, flip, windowed):
     np.testing.assert_allclose(got.sum(-1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize("wrong", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("window", [None, (6, 5)])
+def test_what_is_not_a_number_stays_so(kernel, image, window, wrong):
+    predict = build_predict(lambda variables, x: local_apply(variables, x) * variables.min(), window=window)
+    run = jax.jit(predict)
+    assert np.isfinite(run(kernel, image)).all()
+    assert not np.isfinite(run(kernel.at[0].set(wrong), image)).any()
+
+
 def test_errors():
     with pytest.raises(ValueError, match="tiles need a window and have no stride"):
         build_predict(local_apply, window=(4, 4), stride=(4, 4), tile_input=(8, 8))

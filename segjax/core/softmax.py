@@ -1,0 +1,14 @@
+"""Softmax that does not hide what is not a number."""
+
+import jax
+import jax.numpy as jnp
+
+
+def softmax(logits: jax.Array) -> jax.Array:
+    """Over the last axis of [..., C]; NaN where a logit is NaN or infinity.
+
+    XLA for CPUs (jaxlib 0.10.2) loses NaN where a ReLU, a product and a softmax follow each other in one program, so
+    that a broken network would look like one that knows nothing.
+    """
+    wrong = (jnp.isnan(logits) | jnp.isposinf(logits)).any(-1, keepdims=True)
+    return jnp.where(wrong, jnp.nan, jax.nn.softmax(logits))
