@@ -22,7 +22,7 @@ from segjax.core.config import chosen_corruptions
 from segjax.core.softmax import softmax
 from segjax.crf.post_process import build_refine, read_parameters
 from segjax.data import clips, pipeline
-from segjax.data.augment import transforms
+from segjax.data.augment import device_transforms, transforms
 from segjax.data.augment.corruptions import corrupt
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.evaluation import boundary, robustness, video
@@ -332,7 +332,7 @@ def robustness_scores(
         baseline = robustness.read_baseline(evaluation.corruption_baseline, chosen, names, severities)
 
     def corrupted(name, key, image, severity):
-        return _normalised(corrupt(name, key, denormalise(image, **seen), severity), **seen)
+        return device_transforms.normalise(corrupt(name, key, denormalise(image, **seen), severity), **seen)
 
     # A corruption's randomness does not depend on which others there are.
     keys = {name: jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode())) for name in names}
@@ -353,12 +353,6 @@ def robustness_scores(
         return {**robustness.summarise(names, severities, found, clean, baseline), "seed": config.seed}
 
     return scores
-
-
-def _normalised(image, *, mean, std, channel_order):
-    """`segjax.data.augment.transforms.normalise` on the device."""
-    image = (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
-    return image[..., ::-1] if channel_order == "bgr" else image
 
 
 def evaluator(config: ConfigDict, dataset: Dataset, module: nn.Module, mesh: Mesh, **kwargs: Any) -> Evaluator:

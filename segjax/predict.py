@@ -40,8 +40,10 @@ from segjax.core.batch import IGNORE_LABEL
 from segjax.core.config import load_workdir_config
 from segjax.core.logger import duration
 from segjax.core.main import run
+from segjax.core.softmax import not_finite
 from segjax.core.validation import validate
 from segjax.data import video
+from segjax.data.augment.device_transforms import normalise
 from segjax.data.augment.transforms import resize_image
 from segjax.data.dataset import DatasetInfo
 from segjax.data.image_files import check_targets, find_images, output_names
@@ -198,7 +200,7 @@ def build_stream(
     """
 
     def prepared(image):
-        return normalised(image, mean, std, channel_order)[None, None]
+        return normalise(image, mean=mean, std=std, channel_order=channel_order)[None, None]
 
     @functools.partial(jax.jit, static_argnums=3, donate_argnums=1)
     def next_label(variables, states, image, native):
@@ -241,17 +243,8 @@ def checked(label: np.ndarray, what: str = "") -> np.ndarray:
     """A label map of `most_likely`. Raises ValueError where the network did not give finite probabilities."""
     wrong = int((label == IGNORE_LABEL).sum())
     if wrong:
-        raise ValueError(
-            f"the network's probabilities must be finite; {what}{wrong} of {label.size} pixels have none. What to try:"
-            " --config.model.dtype=float32, an earlier checkpoint, a look at the weights"
-        )
+        raise not_finite(f"{what}{wrong} of {label.size} pixels have none")
     return label
-
-
-def normalised(image: jax.Array, mean: Sequence[float], std: Sequence[float], channel_order: str) -> jax.Array:
-    """`segjax.data.augment.transforms.normalise` on the device."""
-    image = (image.astype(jnp.float32) - jnp.asarray(mean)) / jnp.asarray(std)
-    return image[..., ::-1] if channel_order == "bgr" else image
 
 
 def parse_size(text: str | None, trained: tuple[int, int] = (0, 0)) -> tuple[int, int] | None:
@@ -290,7 +283,7 @@ def build_attention_sheet(
 
     @jax.jit
     def seen_from(variables, image, place):
-        return view(variables, normalised(image, mean, std, channel_order)[None], place)
+        return view(variables, normalise(image, mean=mean, std=std, channel_order=channel_order)[None], place)
 
     def sheet(variables, image, pixel):
         if not all(0 <= at < length for at, length in zip(pixel, image.shape, strict=False)):
@@ -323,7 +316,7 @@ def build_maps(
     """
 
     mesh = sharding.make_mesh(1, 1) if mesh is None else mesh
-    prepared = functools.partial(normalised, mean=mean, std=std, channel_order=channel_order)
+    prepared = functools.partial(normalise, mean=mean, std=std, channel_order=channel_order)
 
     def compiled(function, **options):
         return jax.jit(sharding.for_mesh(function, mesh), **options)

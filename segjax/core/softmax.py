@@ -1,4 +1,4 @@
-"""Softmax that does not hide what is not a number."""
+"""Softmax that does not hide what is not a number, and the error of who finds it."""
 
 import jax
 import jax.numpy as jnp
@@ -12,3 +12,11 @@ def softmax(logits: jax.Array) -> jax.Array:
     """
     wrong = (jnp.isnan(logits) | jnp.isposinf(logits)).any(-1, keepdims=True)
     return jnp.where(wrong, jnp.nan, jax.nn.softmax(logits))
+
+
+def not_finite(whose: str) -> ValueError:
+    """The error for a network that gives what is not a number; `whose` says where, "those of 3 images are not"."""
+    return ValueError(
+        f"the network's probabilities must be finite; {whose}. What to try: --config.model.dtype=float32, an earlier"
+        " checkpoint, a look at the weights"
+    )

@@ -16,6 +16,7 @@ from rich.progress import track
 from segjax.core import charts, pictures, sharding
 from segjax.core.batch import IGNORE_LABEL
 from segjax.core.logger import read_json, write_json
+from segjax.core.softmax import not_finite
 from segjax.evaluation import metrics, video
 from segjax.evaluation.inference import Apply
 from segjax.evaluation.protocol import Protocol
@@ -154,7 +155,11 @@ class Evaluator:
         confusion = metrics.counts(totals.confusion)
         built_in, per_image, finite, kept = _in_order(every_found, np.concatenate(every_index))
         if not finite.all():
-            raise ValueError(self._not_finite(finite))
+            wrong = [self.dataset.ids[index] for index in np.flatnonzero(~finite)]
+            raise not_finite(
+                f"those of {len(wrong)} of the {len(finite)} images of {self.dataset.split!r} are not, the first:"
+                f" {', '.join(wrong[:5])}"
+            )
         return {
             **metrics.scores(confusion),
             **{name: finite_mean(values) for name, values in built_in.items()},
@@ -165,14 +170,6 @@ class Evaluator:
             "confusion": confusion,
             "per_image_counts": per_image,
         }
-
-    def _not_finite(self, finite):
-        wrong = [self.dataset.ids[index] for index in np.flatnonzero(~finite)]
-        return (
-            f"the network's probabilities must be finite; those of {len(wrong)} of the {len(finite)} images of"
-            f" {self.dataset.split!r} are not, the first: {', '.join(wrong[:5])}. What to try:"
-            " --config.model.dtype=float32, an earlier checkpoint, a look at the weights"
-        )
 
     def _empty_totals(self):
         num_classes = self.dataset.info.num_classes

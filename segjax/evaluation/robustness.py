@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from segjax.core import sharding
 from segjax.core.logger import read_json, write_json
+from segjax.core.softmax import not_finite
 from segjax.evaluation import metrics
 from segjax.evaluation.inference import Apply
 from segjax.evaluation.protocol import Protocol
@@ -98,9 +99,8 @@ def build_scorer(
                 jax.block_until_ready(totals)
         for (name, severity), (_, wrong) in totals.items():
             if wrong:
-                raise ValueError(
-                    f"the network's probabilities must be finite; those of {int(wrong)} of the {images} images are not"
-                    f" with {name} at severity {severity}. What to try: --config.model.dtype=float32"
+                raise not_finite(
+                    f"those of {int(wrong)} of the {images} images are not with {name} at severity {severity}"
                 )
         values = [metrics.scores(metrics.counts(counts))["mIoU"] for counts, _ in totals.values()]
         return np.asarray(values, np.float64).reshape(len(names), len(severities))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segjax.core.batch import IGNORE_LABEL, NO_INSTANCE
+from segjax.core.softmax import not_finite
 from segjax.evaluation import panoptic
 
 LEAST_SCORE = 0.8
@@ -94,10 +95,7 @@ def score_segments(
         classes, masks = predict(batch["image"])
         broken = batch["index"][~(np.isfinite(classes).all((1, 2)) & np.isfinite(masks).all((1, 2, 3)))]
         if (broken >= 0).any():
-            raise ValueError(
-                f"the network's probabilities must be finite; those of the examples {broken[broken >= 0].tolist()} are"
-                " not. What to try: --config.model.dtype=float32, an earlier checkpoint, a look at the weights"
-            )
+            raise not_finite(f"those of the examples {broken[broken >= 0].tolist()} are not")
         for row, number in enumerate(batch["index"].tolist()):
             if number < 0:
                 continue

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import build_evaluation
 from segjax.core import sharding
 from segjax.core.batch import IGNORE_LABEL, denormalise
 from segjax.data import pipeline
+from segjax.data.augment import device_transforms
 from segjax.data.augment.transforms import normalise
 from segjax.data.dataset import Dataset, DatasetInfo
 from segjax.evaluation import robustness
@@ -136,7 +136,7 @@ def test_corrupted_pixels_are_normalised_as_they_were():
     for order in ("rgb", "bgr"):
         seen = {"mean": (100.0, 120.0, 90.0), "std": (50.0, 60.0, 70.0), "channel_order": order}
         expected = normalise({"image": image}, **seen)["image"]
-        np.testing.assert_allclose(build_evaluation._normalised(jnp.asarray(image), **seen), expected, rtol=1e-6)
+        np.testing.assert_allclose(device_transforms.normalise(jnp.asarray(image), **seen), expected, rtol=1e-6)
         np.testing.assert_array_equal(denormalise(jnp.asarray(expected), **seen), image)
 
 
